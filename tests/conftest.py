@@ -1,0 +1,34 @@
+"""Fixtures that every test may use; real recordings are read in place and never copied here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty weights cache, so that no test reads or writes the user's own."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("AUDIOSET_CACHE", str(cache))
+    monkeypatch.delenv("AUDIOSET_CATALOGUE", raising=False)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real recordings and golden values; tests that ask for it skip where there is none."""
+    folder = Path(os.environ.get("AUDIOSET_TEST_DATA", _DEFAULT_DATA)).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"real data not found at {folder}; set AUDIOSET_TEST_DATA to its folder")
+    return folder
