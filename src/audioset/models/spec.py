@@ -1,0 +1,71 @@
+"""What the rest of the package needs to know of a model: its layers and the front end that it was trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from audioset.features import NUM_FRAMES, NUM_MEL_BANDS, Pad
+from audioset.models.layers import Layer, Output, Shape, tensor_shapes, walk
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One network and its regime.
+
+    Attributes
+    ----------
+    name : str
+        What users call it.
+    summary : str
+        One line for lists.
+    layers : tuple of Layer
+        The network, from a (96, 64, 1) example on.
+    log_offset : float
+        Added to the mel magnitudes before the logarithm.
+    hop_s : float
+        Default seconds from one example to the next.
+    pad : {"short", "none", "all"}
+        Default policy for what does not fill an example.
+    licence, citation : str
+        Of the published weights.
+    """
+
+    name: str
+    summary: str
+    layers: tuple[Layer, ...]
+    log_offset: float
+    hop_s: float
+    pad: Pad
+    licence: str
+    citation: str
+
+    @cached_property
+    def tensor_shapes(self) -> dict[str, Shape]:
+        """Name and shape of every tensor, in the order of the layers: weights, then biases."""
+        return tensor_shapes(self.layers, INPUT_SHAPE)
+
+    @cached_property
+    def num_weights(self) -> int:
+        """How many numbers the weights are."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes.values())
+
+    @cached_property
+    def outputs(self) -> dict[str, int]:
+        """Width of each output by name: `embedding`, and `scores` where the network classifies."""
+        marked = ((layer, leaving) for layer, _, leaving in walk(self.layers, INPUT_SHAPE) if isinstance(layer, Output))
+        return {layer.name: leaving[0] for layer, leaving in marked}
+
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers in one embedding."""
+        return self.outputs["embedding"]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes that the network scores, or None."""
+        return self.outputs.get("scores")
+
+
+INPUT_SHAPE: Shape = (NUM_FRAMES, NUM_MEL_BANDS, 1)
