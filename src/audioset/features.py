@@ -15,11 +15,12 @@ Constants: Hershey et al. 2017 and the AudioSet release. The original computes i
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -45,10 +46,10 @@ EXAMPLE_SAMPLES = (NUM_FRAMES - 1) * FRAME_HOP_SAMPLES + WINDOW_SAMPLES
 Pad: TypeAlias = Literal["short", "none", "all"]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 
-# Frames are transformed in blocks of this many, counted from the start of the waveform (or of the example where examples
-# share no frames). The same frame is then always computed in the same place of a block of the same shape, so the result does
-# not depend on how the waveform was cut into chunks. 16 × 257 × 64 also stays below the size at which BLAS libraries start
-# threads of their own, which would fight with the engine's.
+# Frames are transformed in blocks of this many, counted from the start of the waveform (or of the example where
+# examples share no frames). The same frame is then always computed in the same place of a block of the same shape, so
+# the result does not depend on how the waveform was cut into chunks. 16 × 257 × 64 also stays below the size at which
+# BLAS libraries start threads of their own, which would fight with the engine's.
 _BLOCK_FRAMES = 16
 # Examples transformed at once: few enough for the intermediate spectra (100 kB each) to stay in the cache.
 _EXAMPLES_AT_ONCE = 4
@@ -152,10 +153,8 @@ def examples(
     """
     stream = ExampleStream(hop_s=hop_s, pad=pad, log_offset=log_offset)
     samples = _as_waveform(waveform)
-    parts = [
-        part for at in range(0, len(samples), _CHUNK_SAMPLES) for part in stream.push(samples[at : at + _CHUNK_SAMPLES])
-    ]
-    parts += stream.finish()
+    chunks = (samples[at : at + _CHUNK_SAMPLES] for at in range(0, len(samples), _CHUNK_SAMPLES))
+    parts = [*itertools.chain.from_iterable(map(stream.push, chunks)), *stream.finish()]
     if stream.padded_short:
         warn_short()
     return np.concatenate(parts) if parts else np.empty((0, NUM_FRAMES, NUM_MEL_BANDS), np.float32)
@@ -168,7 +167,7 @@ def stream_examples(
     pad: Pad = "short",
     log_offset: float = DEFAULT_LOG_OFFSET,
 ) -> Iterator[Float32Array]:
-    """Yield the examples of a waveform that comes in chunks; together they equal `examples` of the whole, bit for bit."""
+    """Yield the examples of a waveform that comes in chunks: what `examples` gives for the whole, bit for bit."""
     stream = ExampleStream(hop_s=hop_s, pad=pad, log_offset=log_offset)
     for chunk in chunks:
         yield from stream.push(chunk)
@@ -280,15 +279,13 @@ def check_pad(pad: str) -> Pad:
     """Return `pad` if it is a known policy; raise OptionError otherwise."""
     if pad not in get_args(Pad):
         raise OptionError(f"pad: {pad!r} is not a policy; expected one of {', '.join(get_args(Pad))}")
-    return pad
+    return cast(Pad, pad)
 
 
 def _hop_samples(hop_s: float) -> float:
     hop = hop_s * SAMPLE_RATE_HZ
     if not (math.isfinite(hop) and hop >= 1):
-        raise OptionError(
-            f"hop_s: {hop_s} is out of range; expected seconds, at least one sample ({1 / SAMPLE_RATE_HZ})"
-        )
+        raise OptionError(f"hop_s: {hop_s} is out of range; expected at least one sample, {1 / SAMPLE_RATE_HZ} s")
     # 0.29 · 16000 is 4639.999…: a hop meant as a whole number of samples is taken as one.
     return float(round(hop)) if abs(hop - round(hop)) < 1e-6 else hop
 
@@ -307,9 +304,7 @@ def _as_waveform(waveform: npt.ArrayLike) -> Float32Array:
         )
     samples = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(samples).all():
-        raise AudioError(
-            "waveform: NaN or infinite samples; expected finite values. Repair the recording or cut them out"
-        )
+        raise AudioError("waveform: NaN or infinite samples; expected finite values. Cut them out or set them to 0")
     return samples
 
 
@@ -369,4 +364,5 @@ def _log_mel_blocks(frames: Float32Array, log_offset: float) -> Float32Array:
     magnitude = np.sqrt(parts[:, 0::2] + parts[:, 1::2])
     mel = magnitude.reshape(-1, _BLOCK_FRAMES, magnitude.shape[-1]) @ mel_matrix()
     mel += np.float32(log_offset)
-    return np.log(mel, out=mel).reshape(-1, NUM_MEL_BANDS)
+    np.log(mel, out=mel)
+    return mel.reshape(-1, NUM_MEL_BANDS)

@@ -1,0 +1,145 @@
+"""Layers to an ONNX graph: examples (n, 96, 64) in, the network's outputs by name out.
+
+The graph holds no weights. Each is declared as an initializer that lives outside the model, and the session is handed
+the arrays themselves (see `network.py`), so that hundreds of megabytes are neither serialized nor parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from audioset.models.layers import (
+    Activation,
+    Conv,
+    Dense,
+    DepthwiseConv,
+    Flatten,
+    GlobalAverage,
+    MaxPool,
+    Output,
+    walk,
+)
+from audioset.models.spec import INPUT_SHAPE, ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 17
+INPUT_NAME = "examples"
+
+_ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid"}
+_SIDES = ("weights", "biases")
+
+
+def build(spec: ModelSpec) -> onnx.ModelProto:
+    """Return the network as an ONNX model without weights; `onnx_tensors` gives them under the names it refers to."""
+    return _Builder(spec).model()
+
+
+def onnx_tensors(spec: ModelSpec, tensors: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the weights in ONNX's layouts: convolutions (out, in, height, width), matrices as they are."""
+    axes = _onnx_axes(spec)
+    return {
+        name: np.ascontiguousarray(tensors[name].transpose(axes[name])) if name in axes else tensors[name]
+        for name in spec.tensor_shapes
+    }
+
+
+def _onnx_axes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Order in which ONNX has the axes of each convolution's kernel."""
+    # A depthwise kernel (h, w, c, 1) becomes (c, 1, h, w): its channels are groups of one.
+    axes = {Conv: (3, 2, 0, 1), DepthwiseConv: (2, 3, 0, 1)}
+    return {
+        f"{layer.name}/weights": axes[type(layer)] for layer in spec.layers if isinstance(layer, Conv | DepthwiseConv)
+    }
+
+
+class _Builder:
+    """Appends nodes one after another; `self._last` is the tensor that the next one reads."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        from onnx import helper
+
+        self._spec = spec
+        self._axes = _onnx_axes(spec)
+        self._helper = helper
+        self._nodes: list[onnx.NodeProto] = []
+        self._last = INPUT_NAME
+
+    def model(self) -> onnx.ModelProto:
+        from onnx import TensorProto
+
+        helper, spec = self._helper, self._spec
+        # (n, 96, 64) to (n, 1, 96, 64): one channel.
+        axes = helper.make_tensor("channel_axis", TensorProto.INT64, [1], [1])
+        self._add("Unsqueeze", INPUT_NAME, "channel_axis")
+        for layer, _, leaving in walk(spec.layers, INPUT_SHAPE):
+            match layer:
+                case Conv(name=name, kernel=kernel, stride=stride, activation=activation):
+                    self._convolve(name, kernel, stride, activation, groups=1)
+                case DepthwiseConv(name=name, kernel=kernel, stride=stride, activation=activation):
+                    self._convolve(name, kernel, stride, activation, groups=leaving[-1])
+                case MaxPool(size=size):
+                    self._add("MaxPool", self._last, kernel_shape=[size] * 2, strides=[size] * 2, auto_pad="SAME_UPPER")
+                case GlobalAverage():
+                    self._add("GlobalAveragePool", self._last)
+                    self._add("Flatten", self._last, axis=1)
+                case Flatten():
+                    self._add("Transpose", self._last, perm=[0, 2, 3, 1])
+                    self._add("Flatten", self._last, axis=1)
+                case Dense(name=name, activation=activation):
+                    self._add("Gemm", self._last, *(f"{name}/{side}" for side in _SIDES))
+                    self._activate(activation)
+                case Output(name=name):
+                    self._add("Identity", self._last, output=name)
+        graph = helper.make_graph(
+            self._nodes,
+            spec.name,
+            inputs=[helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["n", *INPUT_SHAPE[:2]])],
+            outputs=[
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width])
+                for name, width in spec.outputs.items()
+            ],
+            initializer=[axes, *(self._outside(name) for name in spec.tensor_shapes)],
+        )
+        model: onnx.ModelProto = helper.make_model(
+            graph, producer_name="audioset", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
+        )
+        return model
+
+    def _add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> None:
+        self._last = output or f"{len(self._nodes)}_{kind.lower()}"
+        self._nodes.append(self._helper.make_node(kind, list(inputs), [self._last], **attributes))
+
+    def _convolve(self, name: str, kernel: int, stride: int, activation: Activation, *, groups: int) -> None:
+        self._add(
+            "Conv",
+            self._last,
+            *(f"{name}/{side}" for side in _SIDES),
+            kernel_shape=[kernel] * 2,
+            strides=[stride] * 2,
+            group=groups,
+            # TensorFlow's SAME puts the odd row or column of zeros at the end.
+            auto_pad="SAME_UPPER",
+        )
+        self._activate(activation)
+
+    def _activate(self, activation: Activation) -> None:
+        if activation is not None:
+            self._add(_ACTIVATIONS[activation], self._last)
+
+    def _outside(self, name: str) -> onnx.TensorProto:
+        """An initializer whose data the session is given, not the model."""
+        from onnx import TensorProto
+
+        shape = self._spec.tensor_shapes[name]
+        if name in self._axes:
+            shape = tuple(shape[axis] for axis in self._axes[name])
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="outside")
+        return tensor
