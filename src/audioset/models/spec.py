@@ -30,6 +30,8 @@ class ModelSpec:
         Default policy for what does not fill an example.
     licence, citation : str
         Of the published weights.
+    has_pca : bool
+        PCA parameters are published for its embeddings (`audioset.postprocess`).
     """
 
     name: str
@@ -40,6 +42,7 @@ class ModelSpec:
     pad: Pad
     licence: str
     citation: str
+    has_pca: bool = False
 
     @cached_property
     def tensor_shapes(self) -> dict[str, Shape]:

@@ -31,4 +31,5 @@ SPEC = ModelSpec(
     pad="short",
     licence="Apache-2.0",
     citation="Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017, arXiv:1609.09430",
+    has_pca=True,
 )

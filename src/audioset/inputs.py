@@ -1,0 +1,155 @@
+"""What users type for inputs: files, globs, folders, lists of files and standard input, to a list of names."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from audioset.errors import AudioError, OptionError
+
+STDIN = "-"
+
+# In folders, files of these names are taken; a file that is named itself is always tried.
+AUDIO_SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".aac",
+        ".ac3",
+        ".aif",
+        ".aifc",
+        ".aiff",
+        ".amr",
+        ".ape",
+        ".asf",
+        ".au",
+        ".avi",
+        ".caf",
+        ".dts",
+        ".flac",
+        ".flv",
+        ".m2ts",
+        ".m4a",
+        ".m4b",
+        ".m4v",
+        ".mka",
+        ".mkv",
+        ".mov",
+        ".mp2",
+        ".mp3",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mpga",
+        ".mts",
+        ".oga",
+        ".ogg",
+        ".ogv",
+        ".opus",
+        ".ra",
+        ".rf64",
+        ".snd",
+        ".spx",
+        ".tta",
+        ".ts",
+        ".voc",
+        ".vob",
+        ".w64",
+        ".wav",
+        ".wave",
+        ".weba",
+        ".webm",
+        ".wma",
+        ".wmv",
+        ".wv",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Names in the order in which they are to be embedded, without repetition.
+
+    Attributes
+    ----------
+    files : tuple of str
+        Paths as users would type them, or "-".
+    missing : tuple of (str, AudioError)
+        What was asked for and stands for no file at all: a folder without audio, a pattern without match.
+    """
+
+    files: tuple[str, ...]
+    missing: tuple[tuple[str, AudioError], ...]
+
+
+def expand(arguments: Iterable[str], *, lists: Iterable[str | os.PathLike[str]] = ()) -> Inputs:
+    """Return the files that command-line arguments stand for.
+
+    Parameters
+    ----------
+    arguments : iterable of str
+        A file; a folder, for every audio file below it in sorted order; a pattern (`*`, `?`, `[…]`, `**`), likewise;
+        `-` for standard input. A name that exists is never taken for a pattern.
+    lists : iterable of path
+        Text files (UTF-8) with one argument a line; empty lines and lines starting with `#` are skipped. `-` reads
+        the list from standard input.
+
+    Raises
+    ------
+    OptionError
+        A list cannot be read.
+    """
+    files: dict[str, None] = {}
+    missing = []
+    every = [*arguments, *(line for path in lists for line in _read_list(os.fspath(path)))]
+    for argument in every:
+        found = dict.fromkeys(_expand_one(argument))
+        if found:
+            files |= found
+        else:
+            missing.append((argument, _nothing(argument)))
+    return Inputs(tuple(files), tuple(missing))
+
+
+def _expand_one(argument: str) -> Iterator[str]:
+    if argument == STDIN:
+        yield argument
+    elif Path(argument).is_dir():
+        yield from _walk(argument)
+    elif not os.path.lexists(argument) and glob.has_magic(argument):
+        for match in sorted(glob.iglob(argument, recursive=True)):
+            if not Path(match).is_dir():
+                yield match
+    else:
+        yield argument  # a file that is not there is reported, by name, when it is opened
+
+
+def _walk(folder: str) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            # macOS leaves ._NAME beside files on foreign disks; no hidden file is a recording.
+            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+                yield str(Path(parent, name))
+
+
+def _nothing(argument: str) -> AudioError:
+    if Path(argument).is_dir():
+        return AudioError(
+            f"{argument}: no audio file in this folder; expected names ending in .wav, .flac, .ogg, .mp3, .m4a, .mp4 "
+            "or the like. Name files with other endings themselves"
+        )
+    return AudioError(f"{argument}: no file matches this pattern. Check it with `ls {argument}`")
+
+
+def _read_list(path: str) -> list[str]:
+    try:
+        text = Path("/dev/stdin" if path == STDIN else path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"{path}: cannot read this list of files ({error}); expected UTF-8, one name a line"
+        ) from error
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
