@@ -163,7 +163,7 @@ def test_nan_is_refused() -> None:
 
 @pytest.mark.parametrize("hop_s", [0, -1, float("nan"), float("inf"), 1e-5])
 def test_hop_out_of_range_is_refused(hop_s: float) -> None:
-    with pytest.raises(OptionError, match="hop_s: .* out of range"):
+    with pytest.raises(OptionError, match=r"hop_s: .* out of range"):
         features.num_examples(1, hop_s=hop_s)
 
 

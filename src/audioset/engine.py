@@ -23,8 +23,8 @@ from audioset.features import ExampleStream, Float32Array, Pad
 
 DEFAULT_BATCH_SIZE = 32
 
-# Examples decoded and not yet taken by the caller, for the first unfinished file and for all others: 25 MB of log-mel each
-# at most, and results are smaller than examples.
+# Examples decoded and not yet taken by the caller, for the first unfinished file and for all others: 25 MB of log-mel
+# each at most, and results are smaller than examples.
 _MAX_HELD = 1024
 # Files opened ahead of the first unfinished one; many very short clips are needed to fill a batch.
 _MAX_WINDOW = 256
@@ -242,13 +242,13 @@ class _Engine:
         room = len(self._window) < _MAX_WINDOW and (self._held < _MAX_HELD or not self._window)
         if not room or self._no_more_files:
             return None
-        file = next(self._files, None)
-        if file is None:
+        started = next(self._files, None)
+        if started is None:
             self._no_more_files = True
             self._changed.notify_all()
-            return None
-        self._window.append(file)
-        return file
+        else:
+            self._window.append(started)
+        return started
 
     def _take_batch(self, size: int) -> list[_Piece]:
         batch = []

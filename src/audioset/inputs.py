@@ -13,59 +13,12 @@ from audioset.errors import AudioError, OptionError
 STDIN = "-"
 
 # In folders, files of these names are taken; a file that is named itself is always tried.
-AUDIO_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".aac",
-        ".ac3",
-        ".aif",
-        ".aifc",
-        ".aiff",
-        ".amr",
-        ".ape",
-        ".asf",
-        ".au",
-        ".avi",
-        ".caf",
-        ".dts",
-        ".flac",
-        ".flv",
-        ".m2ts",
-        ".m4a",
-        ".m4b",
-        ".m4v",
-        ".mka",
-        ".mkv",
-        ".mov",
-        ".mp2",
-        ".mp3",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mpga",
-        ".mts",
-        ".oga",
-        ".ogg",
-        ".ogv",
-        ".opus",
-        ".ra",
-        ".rf64",
-        ".snd",
-        ".spx",
-        ".tta",
-        ".ts",
-        ".voc",
-        ".vob",
-        ".w64",
-        ".wav",
-        ".wave",
-        ".weba",
-        ".webm",
-        ".wma",
-        ".wmv",
-        ".wv",
-    ]
-)
+_SUFFIXES = """
+.3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .flac .flv .m2ts .m4a .m4b .m4v .mka .mkv .mov
+.mp2 .mp3 .mp4 .mpeg .mpg .mpga .mts .oga .ogg .ogv .opus .ra .rf64 .snd .spx .tta .ts .voc .vob .w64 .wav .wave
+.weba .webm .wma .wmv .wv
+"""
+AUDIO_SUFFIXES = frozenset(_SUFFIXES.split())
 
 
 @dataclass(frozen=True)
@@ -148,8 +101,6 @@ def _read_list(path: str) -> list[str]:
     try:
         text = Path("/dev/stdin" if path == STDIN else path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"{path}: cannot read this list of files ({error}); expected UTF-8, one name a line"
-        ) from error
+        raise OptionError(f"{path}: cannot read this list ({error}); expected UTF-8 text, one name a line") from error
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]

@@ -61,7 +61,8 @@ def quantize(components: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     values = np.clip(np.asarray(components), QUANTIZE_MIN, QUANTIZE_MAX)
     if not np.isfinite(values).all():
         raise OptionError("components: NaN among them; expected finite values")
-    return ((values - QUANTIZE_MIN) * (_LEVELS / (QUANTIZE_MAX - QUANTIZE_MIN))).astype(np.uint8)
+    scaled = (values - QUANTIZE_MIN) * (_LEVELS / (QUANTIZE_MAX - QUANTIZE_MIN))
+    return np.asarray(scaled, dtype=np.uint8)
 
 
 def dequantize(released: npt.NDArray[np.uint8], *, half_bin: bool = False) -> npt.NDArray[np.float32]:
