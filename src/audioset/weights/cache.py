@@ -1,0 +1,99 @@
+"""What the cache has of the catalogue, and whether it still is what it should be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from audioset.errors import WeightsError
+from audioset.weights import content
+from audioset.weights.catalogue import WEIGHTS, CatalogueEntry, catalogue
+from audioset.weights.convert import converted_path
+from audioset.weights.files import cache_dir, sha256_of
+
+
+def select(names: Iterable[str]) -> list[CatalogueEntry]:
+    """Return the catalogue's entries of these names; a model's name stands for all entries of the model, none for all.
+
+    Raises
+    ------
+    WeightsError
+        If there is no entry of a name.
+    """
+    entries = catalogue()
+    chosen: dict[str, CatalogueEntry] = {}
+    for name in names:
+        found = [entry for entry in entries.values() if name in (entry.name, entry.model)]
+        if not found:
+            raise WeightsError(
+                f"{name}: not in the catalogue; expected one of {', '.join(entries)}.{close_match(name, entries)} "
+                "`audioset models list` shows them all."
+            )
+        chosen.update((entry.name, entry) for entry in found)
+    return list(chosen.values() if chosen else entries.values())
+
+
+def is_present(entry: CatalogueEntry) -> bool:
+    """Return whether an entry can be used without the network; its hash is left to `verify`."""
+    converted = converted_path(entry.model, entry.sha256)
+    return (cache_dir() / entry.file_name).is_file() or (entry.kind == WEIGHTS and converted.is_file())
+
+
+@dataclass(frozen=True)
+class Check:
+    """What verifying one file found: whether it is as it should be, and if not, in what way."""
+
+    name: str
+    path: Path
+    ok: bool
+    found: str
+
+
+def verify(names: Iterable[str] = ()) -> list[Check]:
+    """Return what hashing again says of files in the cache (no names: all of them) or of safetensors files by path.
+
+    The files as published are held to the catalogue; converted ones to the hash of their content in their metadata.
+
+    Raises
+    ------
+    WeightsError
+        If a name is neither in the catalogue nor a safetensors file.
+    """
+    wanted = list(names)
+    known = {name for entry in catalogue().values() for name in (entry.name, entry.model)}
+    files = [name for name in wanted if name not in known and Path(name).is_file()]
+    in_catalogue = [name for name in wanted if name not in files]
+    checks = [_check_content(Path(name), name) for name in files]
+    folder = cache_dir() / "converted"
+    for entry in select(in_catalogue) if in_catalogue or not wanted else []:
+        path = cache_dir() / entry.file_name
+        converted = converted_path(entry.model, entry.sha256)
+        if path.is_file():
+            got = sha256_of([path])
+            ok = got == entry.sha256
+            checks.append(Check(entry.name, path, ok, "" if ok else f"sha256 {got}; expected {entry.sha256}"))
+        if converted.is_file():
+            checks.append(_check_content(converted, f"{entry.name} (converted)"))
+        if wanted and not is_present(entry):
+            checks.append(Check(entry.name, path, False, f"not there; run `audioset models fetch {entry.name}`"))
+    if not wanted:
+        done = {check.path for check in checks}
+        rest = sorted(path for path in folder.glob("*.safetensors") if path not in done)
+        checks += [_check_content(path, "converted") for path in rest]
+    return checks
+
+
+def _check_content(path: Path, name: str) -> Check:
+    try:
+        found = content.verify(path)
+    except WeightsError as error:
+        found = str(error)
+    return Check(name, path, not found, found)
+
+
+def close_match(name: str, names: Iterable[str]) -> str:
+    """Return a question that suggests the likeliest of some names, with a space before it, or nothing."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {matches[0]}?" if matches else ""

@@ -1,0 +1,116 @@
+"""Others' formats into safetensors, once: what was converted is kept in the cache under the hash of its source."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import filelock
+
+from audioset.errors import OutputError, WeightsFormatError
+from audioset.weights import content, readers
+from audioset.weights.content import Weights
+from audioset.weights.files import cache_dir, sha256_of, unwritable, written_whole
+from audioset.weights.readers import SAFETENSORS, Source
+
+
+def convert(
+    source: str | os.PathLike[str], out: str | os.PathLike[str], *, model: str = "vggish", overwrite: bool = False
+) -> Weights:
+    """Write weights of any format that can be read to a safetensors file, and return them as read back from it.
+
+    The file holds the model's tensors in float32; its metadata holds their hash, the source's name and hash, and the
+    licence and citation if the source is in the catalogue.
+
+    Raises
+    ------
+    WeightsError
+        If the source cannot be read, is damaged, or does not fit the model.
+    OutputError
+        If `out` exists (and `overwrite` is not set) or cannot be written.
+    """
+    found = readers.find(Path(source))
+    path = Path(out)
+    content.save(_read(model, found, sha256_of(found.files)), path, overwrite=overwrite)
+    return _opened(model, path, path.name)
+
+
+def open_path(model: str, path: Path) -> Weights:
+    """Return the weights in a file of any format, converted into the cache unless they can be used where they are."""
+    source = readers.find(path)
+    if source.reader is SAFETENSORS:
+        usable = content.open_safetensors(model, source.path, path.name)
+        if usable is not None:
+            return usable
+    return open_converted(model, source, _remembered_sha256(source), path.name)
+
+
+def open_converted(model: str, source: Source, source_sha256: str, name: str) -> Weights:
+    """Return a source's weights from the cache, after converting them into it if they are not there or damaged."""
+    target = converted_path(model, source_sha256)
+    ready = open_ready(model, source_sha256, name)
+    if ready is not None:
+        return ready
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{target}.lock"):
+            ready = open_ready(model, source_sha256, name)  # another process may have been first
+            if ready is None:
+                content.save(_read(model, source, source_sha256), target, overwrite=True)
+                ready = _opened(model, target, name)
+            return ready
+    except OutputError:
+        raise
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def open_ready(model: str, source_sha256: str, name: str) -> Weights | None:
+    """Return weights converted earlier from a source of this hash, or None where there are none that are whole."""
+    target = converted_path(model, source_sha256)
+    if not target.is_file():
+        return None
+    try:
+        return content.open_safetensors(model, target, name)
+    except WeightsFormatError:
+        return None
+
+
+def converted_path(model: str, source_sha256: str) -> Path:
+    """Return where the cache keeps what was converted from a source of this hash."""
+    return cache_dir() / "converted" / f"{model}-{source_sha256}.safetensors"
+
+
+def _read(model: str, source: Source, source_sha256: str) -> Weights:
+    tensors = content.canonical(model, source)
+    return content.from_tensors(model, source.path.name, tensors, content.provenance(source, source_sha256))
+
+
+def _opened(model: str, path: Path, name: str) -> Weights:
+    weights = content.open_safetensors(model, path, name)
+    if weights is None:
+        raise WeightsFormatError(f"{path}: not what was just written to it; expected {model}. Write to another disk.")
+    return weights
+
+
+def _remembered_sha256(source: Source) -> str:
+    """Return the hash of the source's bytes, hashed once as long as its files stay as they are.
+
+    What the system says of the files (device, inode, size, times) names a note in the cache that has the hash.
+    """
+    known = hashlib.sha256()
+    for path in source.files:
+        about = path.stat()
+        known.update(
+            f"{path.absolute()}|{about.st_dev}|{about.st_ino}|{about.st_size}|{about.st_mtime_ns}|{about.st_ctime_ns}\n".encode()
+        )
+    note = cache_dir() / "converted" / f"{known.hexdigest()}.sha256"
+    try:
+        return note.read_text(encoding="ascii")
+    except OSError:  # not hashed yet
+        pass
+    sha256 = sha256_of(source.files)
+    with written_whole(note) as temporary:
+        temporary.write_text(sha256, encoding="ascii")
+    return sha256
