@@ -3,6 +3,8 @@
 Batch norms are folded into the convolutions. The layers are numbered as in the published Keras code.
 """
 
+import itertools
+
 from audioset.models.layers import Conv, Dense, DepthwiseConv, GlobalAverage, Layer, Output
 from audioset.models.spec import ModelSpec
 
@@ -14,19 +16,20 @@ BATCH_NORM_EPSILON = 1e-4
 _SEPARABLE = ((1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), *[(1, 512)] * 5, (2, 1024), (1, 1024))
 
 
-def _separable(number: int, stride: int, filters: int) -> tuple[Layer, ...]:
-    return (
+_SEPARABLE_LAYERS: tuple[tuple[Layer, ...], ...] = tuple(
+    (
         DepthwiseConv(f"layer{number}/depthwise", stride=stride),
         Conv(f"layer{number}/pointwise", filters, kernel=1),
     )
-
+    for number, (stride, filters) in enumerate(_SEPARABLE, start=2)
+)
 
 SPEC = ModelSpec(
     name="yamnet",
     summary="YAMNet: 1024-d embeddings and 521 AudioSet classes, every 0.48 s",
     layers=(
         Conv("layer1/conv", 32, stride=2),
-        *(layer for i, settings in enumerate(_SEPARABLE, start=2) for layer in _separable(i, *settings)),
+        *itertools.chain.from_iterable(_SEPARABLE_LAYERS),
         GlobalAverage(),
         Output("embedding"),
         Dense("logits", NUM_CLASSES, activation="sigmoid"),
