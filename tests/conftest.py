@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from audioset import Model
 
 _DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
@@ -32,3 +36,13 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set AUDIOSET_TEST_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vggish() -> Model:
+    """VGGish with the weights that the golden values were made with; drawing 72 million takes a second."""
+    import audioset
+    from audioset.weights import UntrainedWeightsWarning
+
+    with pytest.warns(UntrainedWeightsWarning):
+        return audioset.load("vggish", "untrained:0", threads=2)

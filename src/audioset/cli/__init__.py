@@ -1,0 +1,58 @@
+"""The `audioset` command: one file a verb."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from audioset._version import __version__
+from audioset.cli import check, embed, models
+from audioset.errors import AudioSetError, OptionError
+
+app = typer.Typer(
+    name="audioset",
+    help="VGGish embeddings and AudioSet tools for any audio.",
+    epilog="Exit status: 0 all good, 1 some inputs failed (each is named, with why), 2 wrong usage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(embed.embed)
+app.command()(check.check)
+app.add_typer(models.app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"audioset {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: errors that are the user's to mend become one message and an exit status."""
+    try:
+        app()
+    except OptionError as error:
+        _fail(error, status=2)
+    except AudioSetError as error:
+        _fail(error, status=1)
+    except BrokenPipeError:
+        # The reader of a pipe (`audioset … | head`) has seen enough.
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _fail(error: AudioSetError, *, status: int) -> None:
+    typer.echo(f"audioset: {error}", err=True)
+    sys.exit(status)

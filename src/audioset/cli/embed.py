@@ -1,0 +1,377 @@
+"""`audioset embed`: audio files to embeddings in one file."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from audioset.features import SAMPLE_RATE_HZ, num_examples
+from audioset.inputs import STDIN, Inputs, expand
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from audioset.embed import EmbedOptions, Model
+    from audioset.models.spec import ModelSpec
+    from audioset.records import JobSummary, JobWriter, StreamWriter
+
+DEFAULT_OUT = "embeddings.parquet"
+
+# With few inputs, their lengths are looked up so that the progress bar can count seconds instead of files.
+_FEW = 16
+_NAMED_FAILURES = 20
+
+
+class PadChoice(str, Enum):
+    """Policies of `audioset.features.Pad`."""
+
+    short = "short"
+    none = "none"
+    all = "all"
+
+
+class PoolChoice(str, Enum):
+    """Of `audioset.embed.Pool`."""
+
+    none = "none"
+    mean = "mean"
+
+
+class PostprocessChoice(str, Enum):
+    """Of `audioset.embed.Postprocess`."""
+
+    none = "none"
+    pca = "pca"
+    uint8 = "uint8"
+
+
+def embed(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Audio or video files, folders (searched recursively), patterns, or - for standard input."),
+    ] = None,
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", help="Output; its ending sets the format. - writes JSON lines to standard output."),
+    ] = DEFAULT_OUT,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model; `audioset models list` shows them.")] = "vggish",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            help="Weights: a safetensors file, TensorFlow checkpoint or .pth; or untrained:SEED for a dry run of the "
+            "machinery. By default the published ones, downloaded once.",
+        ),
+    ] = None,
+    hop: Annotated[
+        float | None,
+        typer.Option("--hop", help="Seconds from one example to the next.", show_default="0.96 for vggish"),
+    ] = None,
+    pad: Annotated[
+        PadChoice | None,
+        typer.Option(
+            "--pad",
+            help="What does not fill an example of 0.975 s: `short` pads a clip shorter than one to one, `none` drops "
+            "it (the original), `all` pads the tail of every clip too.",
+            show_default="short for vggish",
+        ),
+    ] = None,
+    pool: Annotated[
+        PoolChoice, typer.Option("--pool", help="`mean`: one row a file, the mean of its examples.")
+    ] = PoolChoice.none,
+    postprocess: Annotated[
+        PostprocessChoice,
+        typer.Option("--postprocess", help="`pca`: PCA components; `uint8`: bytes as AudioSet releases them."),
+    ] = PostprocessChoice.none,
+    pca: Annotated[
+        Path | None, typer.Option("--pca", help="PCA parameters (.npz).", show_default="the published ones")
+    ] = None,
+    start: Annotated[float, typer.Option("--start", help="Skip this many seconds of each file.")] = 0.0,
+    duration: Annotated[
+        float | None, typer.Option("--duration", help="Read at most this many seconds of each file.")
+    ] = None,
+    files_from: Annotated[
+        list[str] | None,
+        typer.Option("--files-from", help="Also embed the files named in this list, one a line; may be repeated."),
+    ] = None,
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="parquet, npz, npy, csv, jsonl or tfrecord.", show_default="by the ending of --out"
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Cores to use.", show_default="all")] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Examples that go through the network at once.")] = 32,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted job.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print how many examples each file would give.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
+) -> None:
+    """Turn any audio into embeddings.
+
+    One row for each 0.96 s: file, start_s, end_s, embedding. A file that cannot be read is named at the end and does
+    not stop the others. An interrupted job goes on with --resume; a finished output is kept unless --overwrite.
+
+    Examples:
+
+      audioset embed street.wav -o street.parquet
+
+      audioset embed recordings/ 'more/*.flac' -o all.parquet --pool mean
+
+      audioset embed talk.mp4 -o talk.npz --hop 0.5 --start 60 --duration 30
+
+      ffmpeg -i https://… -f wav - | audioset embed - -o - > stream.jsonl
+    """
+    from audioset import models
+    from audioset.embed import EmbedOptions, Model
+    from audioset.errors import OptionError
+    from audioset.features import ShortClipWarning
+    from audioset.records import JobInfo, open_writer
+    from audioset.weights import load
+
+    inputs = expand(paths or [], lists=files_from or [])
+    if not inputs.files and not inputs.missing:
+        raise OptionError("no input: expected files, folders or patterns. `audioset embed --help` has examples")
+    if as_json and out == STDIN:
+        raise OptionError("--json: standard output already takes the embeddings (--out -); write them to a file")
+    spec = models.get(model)
+    options = EmbedOptions(hop, None if pad is None else pad.value, start, duration, pool.value, postprocess.value)
+    hop_s, pad_policy = options.resolve(spec)
+    if dry_run:
+        _dry_run(inputs, spec, options, as_json=as_json)
+        return
+
+    found = load(model, weights)
+    info = JobInfo(
+        model=spec.name,
+        weights_name=found.name,
+        weights_sha256=found.sha256,
+        embedding_dim=spec.embedding_dim,
+        dtype="uint8" if options.postprocess == "uint8" else "float32",
+        regime=options.regime,
+        hop_s=hop_s,
+        pad=pad_policy,
+        pool=options.pool,
+        start_s=start,
+        duration_s=duration,
+    )
+    with open_writer(
+        out, info, format=output_format, overwrite=overwrite, resume=resume, inputs=inputs.files
+    ) as writer:
+        began = time.perf_counter()
+        job = _Job(writer)
+        if not writer.complete:
+            runner = Model(spec, found, threads=threads, batch_size=batch, pca=pca)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ShortClipWarning)  # counted in the summary
+                job.run(runner, inputs, options)
+        summary = writer.finish()
+    job.report(summary, time.perf_counter() - began, as_json=as_json, resumed=bool(writer.completed))
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+@dataclass
+class _Job:
+    """A job while it runs: what has been done so far."""
+
+    writer: JobWriter | StreamWriter
+    audio_s: float = 0.0
+    num_short: int = 0
+    num_without_rows: int = 0
+
+    def run(self, model: Model, inputs: Inputs, options: EmbedOptions) -> None:
+        for name, error in inputs.missing:
+            if name not in self.writer.completed:
+                self.writer.fail(name, str(error))
+        files = [name for name in inputs.files if name not in self.writer.completed]
+        progress = _progress()
+        with progress or nullcontext():
+            bar = _Bar(progress, files, options)
+            rows = 0
+            sources = ((sys.stdin.buffer if name == STDIN else name, None) for name in files)
+            for block in model.embed_blocks(sources, options):
+                name = files[block.index]
+                rows += len(block.values)
+                if block.error is not None:
+                    self.writer.fail(name, str(block.error))
+                else:
+                    self.writer.append(name, block.start_s, block.end_s, block.values, last=block.last)
+                if block.last:
+                    self.audio_s += block.duration_s
+                    self.num_short += block.padded_short
+                    self.num_without_rows += rows == 0 and block.error is None
+                    rows = 0
+                bar.update(block.last, block.end_s, self.audio_s, len(self.writer.failures))
+
+    def report(self, summary: JobSummary, wall_s: float, *, as_json: bool, resumed: bool) -> None:
+        for failure in summary.failures[:_NAMED_FAILURES]:
+            typer.echo(f"failed: {failure.reason}", err=True)
+        if len(summary.failures) > _NAMED_FAILURES:
+            typer.echo(f"failed: {len(summary.failures) - _NAMED_FAILURES} more; --json lists them all", err=True)
+        if as_json:
+            typer.echo(
+                json.dumps(
+                    {
+                        "out": None if summary.path is None else str(summary.path),
+                        "files": summary.files,
+                        "rows": summary.rows,
+                        "bytes": summary.num_bytes,
+                        "audio_s": round(self.audio_s, 3),
+                        "wall_s": round(wall_s, 3),
+                        "padded_short": self.num_short,
+                        "without_rows": self.num_without_rows,
+                        "failures": [{"file": failure.file, "reason": failure.reason} for failure in summary.failures],
+                    }
+                )
+            )
+            return
+        for count, what in (
+            (self.num_short, "shorter than one example (0.975 s), zero-padded to one; --pad none would drop them"),
+            (self.num_without_rows, "too short for an example under --pad none: no row"),
+        ):
+            if count:
+                typer.echo(f"{count} {'clip' if count == 1 else 'clips'} {what}", err=True)
+        where = "standard output" if summary.path is None else summary.path
+        talk = f"{summary.rows:,} embeddings of {summary.files:,} {'file' if summary.files == 1 else 'files'} → {where}"
+        if self.audio_s:
+            talk += f" ({_clock(self.audio_s)} of audio in {wall_s:.1f} s, {self.audio_s / wall_s:.0f}× real time)"
+        elif resumed:
+            talk += " (already complete)"
+        if summary.failures:
+            talk += f"; {len(summary.failures):,} failed"
+        typer.echo(talk, err=True)
+
+
+class _Bar:
+    """Progress in files, or in seconds of audio where the inputs are few and their lengths known."""
+
+    def __init__(self, progress: Progress | None, files: list[str], options: EmbedOptions) -> None:
+        self._progress = progress
+        self._began = time.perf_counter()
+        if progress is None:
+            return
+        self._total_s = _total_seconds(files, options)
+        self._task: TaskID = progress.add_task("embedding", total=self._total_s or len(files), talk="")
+        self._files = 0
+        self._start_s = options.start_s
+
+    def update(self, last: bool, end_s: Any, audio_s: float, failures: int) -> None:
+        if self._progress is None:
+            return
+        self._files += last
+        seconds = audio_s if last or not len(end_s) else audio_s + float(end_s[-1]) - self._start_s
+        rate = seconds / max(time.perf_counter() - self._began, 1e-3)
+        talk = f"{_clock(seconds)} of audio, {rate:.0f}× real time" + (f", {failures} failed" if failures else "")
+        done = seconds if self._total_s else self._files
+        self._progress.update(self._task, completed=done, talk=talk)
+
+
+def _progress() -> Progress | None:
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[talk]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _seconds(name: str, options: EmbedOptions) -> float | None:
+    """Seconds of a file that the options ask for, None where its container does not say its length."""
+    from audioset import audio
+
+    duration_s = audio.probe(name).duration_s
+    if duration_s is None:
+        return None
+    rest = max(0.0, duration_s - options.start_s)
+    return rest if options.duration_s is None else min(rest, options.duration_s)
+
+
+def _total_seconds(files: list[str], options: EmbedOptions) -> float | None:
+    from audioset.errors import AudioSetError
+
+    if len(files) > _FEW or STDIN in files:
+        return None
+    total = 0.0
+    for name in files:
+        try:
+            seconds = _seconds(name, options)
+        except AudioSetError:
+            continue
+        if seconds is None:
+            return None
+        total += seconds
+    return total or None
+
+
+def _dry_run(inputs: Inputs, spec: ModelSpec, options: EmbedOptions, *, as_json: bool) -> None:
+    hop_s, pad = options.resolve(spec)
+    rows: list[_Expected] = []
+    failures = [(name, str(error)) for name, error in inputs.missing]
+    for name, seconds in _probe_all(inputs.files, options):
+        if isinstance(seconds, Exception):
+            failures.append((name, str(seconds)))
+            continue
+        count = None if seconds is None else num_examples(round(seconds * SAMPLE_RATE_HZ), hop_s=hop_s, pad=pad)
+        rows.append(_Expected(name, seconds, count and min(count, 1) if options.pool == "mean" else count))
+    if as_json:
+        listed = [{"file": name, "reason": reason} for name, reason in failures]
+        typer.echo(json.dumps({"files": [asdict(row) for row in rows], "failures": listed}))
+    else:
+        for row in rows:
+            length = "unknown length" if row.duration_s is None else f"{row.duration_s:.3f} s"
+            typer.echo(f"{row.file}\t{length}\t{'unknown' if row.rows is None else row.rows} rows")
+        known_s = sum(row.duration_s or 0.0 for row in rows)
+        known_rows = sum(row.rows or 0 for row in rows)
+        size = known_rows * spec.embedding_dim * (1 if options.postprocess == "uint8" else 4)
+        typer.echo(f"{len(rows):,} files, {_clock(known_s)}, {known_rows:,} rows, about {size / 1e6:,.1f} MB of values")
+        for _, reason in failures:
+            typer.echo(f"failed: {reason}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What a file would give, as far as its container tells."""
+
+    file: str
+    duration_s: float | None
+    rows: int | None
+
+
+def _probe_all(files: tuple[str, ...], options: EmbedOptions) -> Iterator[tuple[str, float | Exception | None]]:
+    from audioset.errors import AudioSetError
+
+    for name in files:
+        try:
+            yield name, None if name == STDIN else _seconds(name, options)
+        except AudioSetError as error:
+            yield name, error
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

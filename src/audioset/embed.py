@@ -1,0 +1,391 @@
+"""Audio to embeddings: what `audioset.load` returns, and what it gives."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from audioset import audio, engine, features, models
+from audioset.audio import AudioSource
+from audioset.errors import OptionError
+from audioset.features import Pad
+from audioset.models.spec import ModelSpec
+from audioset.network import Network
+from audioset.postprocess import Pca, quantize
+from audioset.weights import Weights, load_pca
+from audioset.weights import load as load_weights
+
+Pool: TypeAlias = Literal["none", "mean"]
+Postprocess: TypeAlias = Literal["none", "pca", "uint8"]
+Regime: TypeAlias = Literal["raw", "pca", "uint8"]
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What decides the values of a job, besides the audio and the model.
+
+    Attributes
+    ----------
+    hop_s : float or None
+        Seconds from one example to the next; None is the model's own.
+    pad : {"short", "none", "all"} or None
+        What happens to samples that do not fill an example (see `audioset.features`); None is the model's own.
+    start_s, duration_s : float, float or None
+        Part of each file to read. Times in the results count from the start of the file.
+    pool : {"none", "mean"}
+        "mean" gives one row a file, the mean of its examples.
+    postprocess : {"none", "pca", "uint8"}
+        "pca" gives PCA components, "uint8" the released 8-bit form; VGGish only. Pooling comes before.
+    """
+
+    hop_s: float | None = None
+    pad: Pad | None = None
+    start_s: float = 0.0
+    duration_s: float | None = None
+    pool: Pool = "none"
+    postprocess: Postprocess = "none"
+
+    def resolve(self, spec: ModelSpec) -> tuple[float, Pad]:
+        """Check every option for this model and return the hop and the padding, its own where not given."""
+        hop_s = spec.hop_s if self.hop_s is None else self.hop_s
+        pad = features.check_pad(spec.pad if self.pad is None else self.pad)
+        features.num_examples(0, hop_s=hop_s, pad=pad)  # raises for a hop out of range
+        for name, value, known in (("pool", self.pool, Pool), ("postprocess", self.postprocess, Postprocess)):
+            if value not in get_args(known):
+                raise OptionError(f"{name}: {value!r} is unknown; expected one of {', '.join(get_args(known))}")
+        if not (math.isfinite(self.start_s) and self.start_s >= 0):
+            raise OptionError(f"start_s: {self.start_s} is out of range; expected seconds, 0 or more")
+        if self.duration_s is not None and not (math.isfinite(self.duration_s) and self.duration_s > 0):
+            raise OptionError(f"duration_s: {self.duration_s} is out of range; expected seconds above 0, or None")
+        if self.postprocess != "none" and not spec.has_pca:
+            raise OptionError(
+                f"postprocess: {self.postprocess!r} is not defined for {spec.name}; PCA parameters are published for "
+                'vggish only. Use postprocess="none"'
+            )
+        return hop_s, pad
+
+    @property
+    def regime(self) -> Regime:
+        """The space that the values are in."""
+        return "raw" if self.postprocess == "none" else self.postprocess
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of one file, with what a bare array forgets.
+
+    Attributes
+    ----------
+    values : ndarray of float32 (uint8 when so postprocessed), shape (k, dim)
+        Row `i` is of the example that starts at `start_s[i]`; k is 0 where the clip is too short under `pad="none"`.
+    start_s, end_s : ndarray of float64, shape (k,)
+        Seconds in the file.
+    file : str
+        The path as it was given; "<array>" or "<stream>" for what has none.
+    model : str
+        Name of the model.
+    weights : str
+        SHA-256 of the weights.
+    regime : {"raw", "pca", "uint8"}
+        The space that the values are in.
+    duration_s : float
+        Seconds of audio that were read.
+    padded_short : bool
+        The clip was shorter than one example and was zero-padded to one.
+    error : Exception or None
+        In `embed_files` only: why this file has no values.
+    """
+
+    values: npt.NDArray[Any]
+    start_s: npt.NDArray[np.float64]
+    end_s: npt.NDArray[np.float64]
+    file: str
+    model: str
+    weights: str
+    regime: Regime
+    duration_s: float
+    padded_short: bool = False
+    error: Exception | None = None
+
+    @property
+    def times(self) -> npt.NDArray[np.float64]:
+        """Start times in seconds, shape (k,); the same as `start_s`."""
+        return self.start_s
+
+    @property
+    def centre_s(self) -> npt.NDArray[np.float64]:
+        """Centre times in seconds, shape (k,)."""
+        return (self.start_s + self.end_s) / 2
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class EmbeddedBlock:
+    """Some consecutive rows of one file, as `Model.embed_blocks` gives them; fields as in `Embeddings`."""
+
+    index: int
+    values: npt.NDArray[Any]
+    start_s: npt.NDArray[np.float64]
+    end_s: npt.NDArray[np.float64]
+    last: bool
+    duration_s: float
+    padded_short: bool
+    error: Exception | None
+
+
+class Model:
+    """A network with its weights: audio in, embeddings out. Made by `audioset.load`."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        model_weights: Weights,
+        *,
+        threads: int | None = None,
+        batch_size: int = engine.DEFAULT_BATCH_SIZE,
+        pca: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.weights = model_weights
+        self.threads = available_cores() if threads is None else threads
+        self.batch_size = batch_size
+        self._pca_path = pca
+        for name, value in (("threads", self.threads), ("batch_size", batch_size)):
+            if not 1 <= value <= 1024:
+                raise OptionError(f"{name}: {value} is out of range; expected 1 to 1024")
+        self._network = Network(spec, model_weights)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.spec.name
+
+    @cached_property
+    def pca(self) -> Pca:
+        """The published PCA parameters, fetched where they are not in the cache."""
+        return Pca(*load_pca(self._pca_path))
+
+    def embed(
+        self,
+        source: AudioSource,
+        sample_rate: int | None = None,
+        *,
+        hop_s: float | None = None,
+        pad: Pad | None = None,
+        start_s: float = 0.0,
+        duration_s: float | None = None,
+        pool: Pool = "none",
+        postprocess: Postprocess = "none",
+    ) -> Embeddings:
+        """Return the embeddings of one file, stream or array.
+
+        Parameters
+        ----------
+        source : path, binary file object, or array of shape (n,) or (n, channels)
+            Any audio; see `audioset.audio.read`.
+        sample_rate : int, optional
+            Of an array, in Hz.
+        hop_s, pad, start_s, duration_s, pool, postprocess
+            See `EmbedOptions`.
+
+        Returns
+        -------
+        Embeddings
+            `values` has shape (k, dim); the example axis always stays, so one example gives (1, dim).
+
+        Raises
+        ------
+        AudioError
+            The source cannot be read.
+        OptionError
+            An option is out of range.
+
+        Warns
+        -----
+        ShortClipWarning
+            The clip is shorter than one example (0.975 s) and was zero-padded to one.
+        """
+        options = EmbedOptions(hop_s, pad, start_s, duration_s, pool, postprocess)
+        (result,) = self._embed_sources([(source, sample_rate)], options)
+        if result.error is not None:
+            raise result.error
+        if result.padded_short:
+            features.warn_short()
+        return result
+
+    def embed_files(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        hop_s: float | None = None,
+        pad: Pad | None = None,
+        start_s: float = 0.0,
+        duration_s: float | None = None,
+        pool: Pool = "none",
+        postprocess: Postprocess = "none",
+    ) -> Iterator[Embeddings]:
+        """Yield the embeddings of many files, in order, batched across files, in bounded memory.
+
+        A file that cannot be read does not stop the others: its `Embeddings` has no rows and says why in `error`.
+        Parameters are as in `embed`; `paths` is taken lazily.
+        """
+        options = EmbedOptions(hop_s, pad, start_s, duration_s, pool, postprocess)
+        return self._embed_sources(((path, None) for path in paths), options)
+
+    def embed_blocks(
+        self, sources: Iterable[tuple[AudioSource, int | None]], options: EmbedOptions
+    ) -> Iterator[EmbeddedBlock]:
+        """Yield rows as they are ready, in order: what `embed_files` collects, for files too long to collect.
+
+        Parameters
+        ----------
+        sources : iterable of (source, sample_rate)
+            As `embed` takes them.
+        options : EmbedOptions
+            For all of them.
+        """
+        hop_s, pad = options.resolve(self.spec)
+        return self._blocks(sources, options, hop_s, pad, self._postprocessor(options.postprocess))
+
+    def _blocks(
+        self,
+        sources: Iterable[tuple[AudioSource, int | None]],
+        options: EmbedOptions,
+        hop_s: float,
+        pad: Pad,
+        finish: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]],
+    ) -> Iterator[EmbeddedBlock]:
+        waveforms = (
+            partial(audio.stream, source, rate, start_s=options.start_s, duration_s=options.duration_s)
+            for source, rate in sources
+        )
+        pooled = np.zeros(self.spec.embedding_dim, np.float64)
+        count = 0
+        for block in engine.run(
+            waveforms,
+            partial(self._network.run, outputs=("embedding",)),
+            hop_s=hop_s,
+            pad=pad,
+            log_offset=self.spec.log_offset,
+            batch_size=self.batch_size,
+            threads=self.threads,
+        ):
+            values = block.values.get("embedding", np.empty((0, self.spec.embedding_dim), np.float32))
+            duration_s = block.num_samples / features.SAMPLE_RATE_HZ
+            start_s, _, end_s = features.example_times(len(values), hop_s=hop_s, first=block.first)
+            if options.pool == "mean":
+                pooled += values.sum(axis=0, dtype=np.float64)
+                count += len(values)
+                if not block.last:
+                    continue
+                rows = min(count, 1)
+                values = (pooled / max(count, 1)).astype(np.float32)[np.newaxis][:rows]
+                start_s, end_s = np.zeros(rows), np.full(rows, duration_s)
+                pooled[:] = 0
+                count = 0
+            yield EmbeddedBlock(
+                block.index,
+                finish(values),
+                options.start_s + start_s,
+                options.start_s + end_s,
+                block.last,
+                duration_s,
+                block.padded_short,
+                block.error,
+            )
+
+    def _postprocessor(self, kind: Postprocess) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]:
+        if kind == "none":
+            return lambda values: values
+        pca = self.pca
+        if kind == "pca":
+            return pca.apply
+        return lambda values: quantize(pca.apply(values))
+
+    def _embed_sources(
+        self, sources: Iterable[tuple[AudioSource, int | None]], options: EmbedOptions
+    ) -> Iterator[Embeddings]:
+        names: deque[str] = deque()
+
+        def named() -> Iterator[tuple[AudioSource, int | None]]:
+            for source, rate in sources:
+                names.append(_name(source))
+                yield source, rate
+
+        blocks: list[EmbeddedBlock] = []
+        for block in self.embed_blocks(named(), options):
+            blocks.append(block)
+            if not block.last:
+                continue
+            rows = slice(None) if block.error is None else slice(0)
+            yield Embeddings(
+                values=np.concatenate([part.values for part in blocks])[rows],
+                start_s=np.concatenate([part.start_s for part in blocks])[rows],
+                end_s=np.concatenate([part.end_s for part in blocks])[rows],
+                file=names.popleft(),
+                model=self.name,
+                weights=self.weights.sha256,
+                regime=options.regime,
+                duration_s=block.duration_s,
+                padded_short=block.padded_short,
+                error=block.error,
+            )
+            blocks.clear()
+
+
+def load(
+    model: str = "vggish",
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    batch_size: int = engine.DEFAULT_BATCH_SIZE,
+    pca: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Return a model ready to embed.
+
+    Parameters
+    ----------
+    model : str
+        Its name: see `audioset models list`.
+    weights : str or path, optional
+        None: the published ones, from the cache or downloaded and verified. A path: safetensors, a TensorFlow
+        checkpoint (V1, or the prefix of V2), torchvggish's .pth. "untrained:SEED": the seeded network, for tests.
+    threads : int, optional
+        Cores to use; all that the process may use by default.
+    batch_size : int
+        Examples that go through the network at once.
+    pca : path, optional
+        PCA parameters (.npz) for `postprocess`; the published ones by default, fetched when first needed.
+
+    Raises
+    ------
+    OptionError
+        The model is unknown or an option out of range.
+    WeightsError, FetchError
+        The weights cannot be had or are not this model's.
+    """
+    spec = models.get(model)
+    return Model(spec, load_weights(model, weights), threads=threads, batch_size=batch_size, pca=pca)
+
+
+def _name(source: AudioSource) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return "<array>" if isinstance(source, np.ndarray) else "<stream>"
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

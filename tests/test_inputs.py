@@ -1,0 +1,67 @@
+"""What users type for inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from audioset.errors import OptionError
+from audioset.inputs import expand
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.wav", "a.FLAC", "notes.txt", ".hidden.wav", "deep/er/c.mp3", "odd[1].wav", "-dash.ogg"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return tmp_path
+
+
+def test_folder_is_searched_recursively_in_sorted_order(folder: Path) -> None:
+    names = [Path(name).relative_to(folder).as_posix() for name in expand([str(folder)]).files]
+    assert names == ["-dash.ogg", "a.FLAC", "b.wav", "odd[1].wav", "deep/er/c.mp3"]
+
+
+def test_patterns_match_at_any_depth(folder: Path) -> None:
+    assert expand([f"{folder}/**/*.mp3"]).files == (str(folder / "deep/er/c.mp3"),)
+
+
+def test_a_name_that_exists_is_not_a_pattern(folder: Path) -> None:
+    assert expand([str(folder / "odd[1].wav")]).files == (str(folder / "odd[1].wav"),)
+
+
+def test_a_named_file_is_taken_whatever_its_ending(folder: Path) -> None:
+    assert expand([str(folder / "notes.txt")]).files == (str(folder / "notes.txt"),)
+
+
+def test_repetitions_are_dropped_and_order_kept(folder: Path) -> None:
+    wav = str(folder / "b.wav")
+    files = expand([wav, "-", wav, str(folder)]).files
+    assert files[:2] == (wav, "-")
+    assert files.count(wav) == 1
+
+
+def test_a_file_that_is_not_there_stays_to_be_reported(folder: Path) -> None:
+    assert expand([str(folder / "gone.wav")]).files == (str(folder / "gone.wav"),)
+
+
+def test_patterns_and_folders_without_audio_are_reported(tmp_path: Path) -> None:
+    found = expand([f"{tmp_path}/*.wav", str(tmp_path)])
+    assert found.files == ()
+    assert [str(error).split(": ", 1)[1].split(".")[0].split(";")[0] for _, error in found.missing] == [
+        "no file matches this pattern",
+        "no audio file in this folder",
+    ]
+
+
+def test_lists_hold_one_argument_a_line(folder: Path) -> None:
+    names = folder / "list.txt"
+    names.write_text(f"\ufeff# recordings\n{folder / 'b.wav'}\n\n{folder}/*.FLAC\r\n", encoding="utf-8")
+    assert expand([], lists=[names]).files == (str(folder / "b.wav"), str(folder / "a.FLAC"))
+
+
+def test_a_list_that_cannot_be_read_is_refused(folder: Path) -> None:
+    with pytest.raises(OptionError, match="gone.txt: cannot read this list"):
+        expand([], lists=[folder / "gone.txt"])
