@@ -21,7 +21,7 @@ import numpy.typing as npt
 from audioset import models
 from audioset.errors import WeightsError, WeightsFormatError
 from audioset.weights import readers
-from audioset.weights.cache import Check, close_match, is_present, select, verify
+from audioset.weights.cache import Check, close_match, find_present, select, verify
 from audioset.weights.catalogue import PCA, WEIGHTS, CatalogueEntry, catalogue
 from audioset.weights.content import Weights, content_sha256, from_tensors, save
 from audioset.weights.convert import convert, open_converted, open_path, open_ready
@@ -40,8 +40,8 @@ __all__ = [
     "content_sha256",
     "convert",
     "fetch",
+    "find_present",
     "from_tensors",
-    "is_present",
     "load",
     "load_pca",
     "save",

@@ -35,10 +35,12 @@ def select(names: Iterable[str]) -> list[CatalogueEntry]:
     return list(chosen.values() if chosen else entries.values())
 
 
-def is_present(entry: CatalogueEntry) -> bool:
-    """Return whether an entry can be used without the network; its hash is left to `verify`."""
-    converted = converted_path(entry.model, entry.sha256)
-    return (cache_dir() / entry.file_name).is_file() or (entry.kind == WEIGHTS and converted.is_file())
+def find_present(entry: CatalogueEntry) -> Path | None:
+    """Return where the cache has an entry, as published or else as converted, or None; its hash is left to `verify`."""
+    places = [cache_dir() / entry.file_name]
+    if entry.kind == WEIGHTS:
+        places.append(converted_path(entry.model, entry.sha256))
+    return next((place for place in places if place.is_file()), None)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def verify(names: Iterable[str] = ()) -> list[Check]:
             checks.append(Check(entry.name, path, ok, "" if ok else f"sha256 {got}; expected {entry.sha256}"))
         if converted.is_file():
             checks.append(_check_content(converted, f"{entry.name} (converted)"))
-        if wanted and not is_present(entry):
+        if wanted and find_present(entry) is None:
             checks.append(Check(entry.name, path, False, f"not there; run `audioset models fetch {entry.name}`"))
     if not wanted:
         done = {check.path for check in checks}

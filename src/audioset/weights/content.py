@@ -152,13 +152,18 @@ def save(weights: Weights, path: str | os.PathLike[str], *, overwrite: bool = Fa
         If the file exists (and `overwrite` is not set) or cannot be written.
     """
     path = Path(path)
+    check_output(path, overwrite=overwrite)
+    safetensors_file.write(
+        path, weights.tensors, {**weights.provenance, _MODEL: weights.model, _SHA256: weights.sha256}
+    )
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError if a file exists that may not be replaced, or there is no folder to write it to."""
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; expected a new file. Choose another name, or ask to overwrite it.")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path}: its folder does not exist; expected an existing folder. Create it first.")
-    safetensors_file.write(
-        path, weights.tensors, {**weights.provenance, _MODEL: weights.model, _SHA256: weights.sha256}
-    )
 
 
 def open_safetensors(model: str, path: Path, name: str) -> Weights | None:

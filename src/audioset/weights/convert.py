@@ -30,8 +30,9 @@ def convert(
     OutputError
         If `out` exists (and `overwrite` is not set) or cannot be written.
     """
-    found = readers.find(Path(source))
     path = Path(out)
+    content.check_output(path, overwrite=overwrite)
+    found = readers.find(Path(source).expanduser())
     content.save(_read(model, found, sha256_of(found.files)), path, overwrite=overwrite)
     return _opened(model, path, path.name)
 

@@ -44,7 +44,7 @@ def fetch(entry: CatalogueEntry, *, progress: Progress | None = None) -> Path:
     if is_whole(entry):
         return target
     if os.environ.get("AUDIOSET_OFFLINE", "0") not in ("", "0"):
-        raise FetchError(f"{entry.name}: {_in_cache(target)} and AUDIOSET_OFFLINE is set. {by_hand(entry)}")
+        raise FetchError(f"{entry.name}: {_in_cache(target)} and AUDIOSET_OFFLINE is set.{by_hand(entry)}")
     import filelock
 
     try:
@@ -76,9 +76,9 @@ def by_hand(entry: CatalogueEntry) -> str:
     shipped = [name for name in models.REGISTRY if name not in fetched]
     without = [f"model {name} (its weights come with the package)" for name in shipped]
     return (
-        f"Fetch it by hand: {entry.url} ({_size(entry)}, sha256 {entry.sha256}), and put it at "
-        f"{cache_dir() / entry.file_name}. Without any download there is weights `untrained:0` (random, to try things "
-        f"out){''.join(f' and {each}' for each in without)}."
+        f"\nTo fetch it by hand: put {entry.url} ({_size(entry)}, sha256 {entry.sha256}) at "
+        f"{cache_dir() / entry.file_name}."
+        f"\nWithout a download there are: {'; '.join(['weights `untrained:0` (random, to try things out)', *without])}."
     )
 
 
@@ -102,7 +102,7 @@ def _retrieve(entry: CatalogueEntry, target: Path, progress: Progress | None) ->
                 continue
             raise FetchError(
                 f"{entry.name}: {error} Nothing was kept. Try again later or from another network; if it "
-                f"stays so, {entry.url} has changed or is answered by something in between. {by_hand(entry)}"
+                f"stays so, {entry.url} has changed or is answered by something in between.{by_hand(entry)}"
             ) from error
         return
 
@@ -125,14 +125,14 @@ def _download(entry: CatalogueEntry, url: str, part: Path, progress: Progress | 
         else:
             found = f"answers {answer.status_code} {answer.reason}"
             if answer.status_code not in _RETRIED:
-                raise FetchError(f"{entry.name}: {url} {found}; expected the file. {by_hand(entry)}") from cause
+                raise FetchError(f"{entry.name}: {url} {found}; expected the file.{by_hand(entry)}") from cause
         reached = _size_of(part)
         failures = 1 if reached > furthest else failures + 1
         furthest = max(furthest, reached)
         if failures > MAX_RETRIES:
             raise FetchError(
                 f"{entry.name}: {url} {found}, {failures} times in a row; expected the file. "
-                f"Check the network and run again: it continues at byte {reached}. {by_hand(entry)}"
+                f"Check the network and run again{f': it continues at byte {reached}' * bool(reached)}.{by_hand(entry)}"
             ) from cause
         time.sleep(BACKOFF_S * 2 ** (failures - 1))
 

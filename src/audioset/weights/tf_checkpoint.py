@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -331,8 +332,8 @@ def _v2_entry(message: memoryview) -> _BundleEntry:
 
 def _slice_key(name: bytes, extents: Sequence[Extent]) -> bytes:
     """Return the key under which the index has a slice: TensorFlow's order-preserving code of name and extents."""
-    key = b"\0" + name.replace(b"\xff", b"\xff\0").replace(b"\0", b"\0\xff") + b"\0\1"
-    key += _unsigned_code(len(extents))
+    escaped = re.sub(rb"[\0\xff]", lambda byte: byte[0] + bytes([byte[0][0] ^ 0xFF]), name)
+    key = b"\0" + escaped + b"\0\1" + _unsigned_code(len(extents))
     for start, length in extents:
         key += _signed_code(start) + _signed_code(-1 if length is None else length)
     return key

@@ -1,0 +1,253 @@
+"""`audioset models`: which weights there are, and getting, converting, finding and verifying them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from audioset.weights import Progress
+
+app = typer.Typer(
+    help="""List, fetch, convert, find and verify the weights of models.
+
+    Examples:
+
+      audioset models list
+
+      audioset models fetch vggish
+
+      audioset models convert vggish_model.ckpt -o vggish.safetensors
+
+      audioset models verify
+    """,
+    epilog="Fetched and converted weights are kept in the user's cache, or in the folder that AUDIOSET_CACHE names. "
+    "AUDIOSET_CATALOGUE names a JSON file with further weights or mirrors; AUDIOSET_OFFLINE=1 forbids the network.",
+    no_args_is_help=True,
+)
+
+_COLUMNS = ("NAME", "MODEL", "RATE", "HOP", "DIM", "CLASSES", "SIZE", "LICENCE", "PRESENT")
+
+
+@app.command("list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Write all that is known of each, as JSON.")] = False,
+) -> None:
+    """Show every model's weights: size, licence, and whether they are here.
+
+    DIM is the width of an embedding, HOP the seconds from one to the next. PRESENT is yes if no network is needed.
+
+    Examples:
+
+      audioset models list
+
+      audioset models list --json | jq '.[] | select(.present) | .name'
+    """
+    rows = _rows()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = [_COLUMNS, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names that `list` shows; a model's name means all of its files.", show_default="all"),
+    ] = None,
+) -> None:
+    """Download weights, verify them and make them ready, so that later runs need no network.
+
+    What is here already is verified and kept. A download that was cut is continued. The paths go to standard output.
+
+    Examples:
+
+      audioset models fetch vggish
+
+      AUDIOSET_CACHE=/data/weights audioset models fetch
+    """
+    from audioset import models, weights
+    from audioset.weights.catalogue import WEIGHTS
+
+    for entry in weights.select(names or []):
+        with downloading(entry.name) as progress:
+            path = weights.fetch(entry, progress=progress)
+        if entry.kind == WEIGHTS and entry.model in models.REGISTRY:
+            ready = weights.load(entry.model, entry.name)
+            typer.echo(f"{entry.name}: verified and ready, content sha256 {ready.sha256}", err=True)
+        else:
+            typer.echo(f"{entry.name}: verified", err=True)
+        typer.echo(path)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(help="TensorFlow checkpoint (version 1: the file; version 2: its prefix), .pth or safetensors."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The safetensors file to write.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The model that the weights are of.")] = "vggish",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write weights of any format that can be read to one safetensors file, checked and with their provenance.
+
+    The format is told by content, not by name. `--weights` takes all of them as they are; a converted file starts at
+    once on every machine, and holds the network alone, without what training kept beside it.
+
+    Examples:
+
+      audioset models convert vggish_model.ckpt -o vggish.safetensors
+
+      audioset models convert run7/model.ckpt-20000 -o mine.safetensors
+
+      audioset embed street.wav --weights mine.safetensors
+    """
+    from audioset import weights
+
+    found = weights.convert(source, out, model=model, overwrite=overwrite)
+    origin = found.provenance["source_format"]
+    typer.echo(f"{out}: {len(found.tensors)} tensors of {model} from {origin}, content sha256 {found.sha256}", err=True)
+
+
+@app.command()
+def path(
+    name: Annotated[str, typer.Argument(help="A name that `list` shows.")],
+) -> None:
+    """Print where a file of the catalogue is: as published if it is here, else as converted.
+
+    Examples:
+
+      audioset models path vggish
+
+      cp "$(audioset models path vggish-pca)" pca.npz
+    """
+    from audioset import weights
+    from audioset.errors import WeightsError
+
+    exact = [entry for entry in weights.select([name]) if entry.name == name]
+    found = [place for entry in exact if (place := weights.find_present(entry)) is not None]
+    if not found:
+        raise WeightsError(f"{name}: not in {weights.cache_dir()}. Run `audioset models fetch {name}`.")
+    typer.echo(found[0])
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Names that `list` shows, or safetensors files of your own.", show_default="all that is in the cache"
+        ),
+    ] = None,
+) -> None:
+    """Hash files again and compare: with the catalogue as fetched, with what they say of themselves as converted.
+
+    One line a file goes to standard output; the exit status is 1 if any is not as it should be.
+
+    Examples:
+
+      audioset models verify
+
+      audioset models verify vggish mine.safetensors
+    """
+    from audioset import weights
+
+    checks = weights.verify(names or [])
+    if not checks:
+        typer.echo(f"{weights.cache_dir()}: nothing there to verify", err=True)
+    for check in checks:
+        typer.echo(f"{'ok ' if check.ok else 'BAD'}  {check.name}  {check.path}{': ' * bool(check.found)}{check.found}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def downloading(name: str) -> Iterator[Progress | None]:
+    """Give a function to report a download of `name` to: a bar on a terminal, which appears when something comes."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.DownloadColumn(),
+        rich_progress.TransferSpeedColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: list[rich_progress.TaskID] = []
+
+        def show(done: int, total: int | None) -> None:
+            if not tasks:
+                tasks.append(bar.add_task(name, total=total))
+            bar.update(tasks[0], completed=done, total=total)
+
+        yield show
+
+
+def _rows() -> list[dict[str, Any]]:
+    """Return what is known of each entry of the catalogue and of each model that needs none."""
+    from dataclasses import asdict
+
+    from audioset import models, weights
+    from audioset.features import SAMPLE_RATE_HZ
+
+    entries = weights.catalogue()
+    rows: list[dict[str, Any]] = []
+    for entry in entries.values():
+        place = weights.find_present(entry)
+        rows.append({**asdict(entry), "present": place is not None, "path": None if place is None else str(place)})
+    of_models = {entry.model for entry in entries.values()}
+    for spec in models.REGISTRY.values():
+        if spec.name not in of_models:
+            about = {"licence": spec.licence, "citation": spec.citation, "about": spec.summary}
+            rows.append({"name": spec.name, "model": spec.name, "kind": "weights", **about, "present": True})
+    for row in rows:
+        spec_of_row = models.REGISTRY.get(row["model"])
+        if spec_of_row is not None:
+            row |= {
+                "sample_rate_hz": SAMPLE_RATE_HZ,
+                "hop_s": spec_of_row.hop_s,
+                "embedding_dim": spec_of_row.embedding_dim,
+                "num_classes": spec_of_row.num_classes,
+            }
+    return rows
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a row as the text of its columns; what does not apply is a dash."""
+    network = row["kind"] == "weights"
+    rate, hop, dim, classes = (
+        row.get(key) if network else None for key in ("sample_rate_hz", "hop_s", "embedding_dim", "num_classes")
+    )
+    return (
+        row["name"],
+        row["model"],
+        "-" if rate is None else f"{rate / 1000:g} kHz",
+        "-" if hop is None else f"{hop:g} s",
+        "-" if dim is None else str(dim),
+        "-" if classes is None else str(classes),
+        _size(row.get("size_bytes")),
+        row["licence"] or "-",
+        "yes" if row["present"] else "no",
+    )
+
+
+def _size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "-"
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.1f} kB"
