@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from audioset import Model
+    from audioset.models.spec import ModelSpec
 
 _DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
@@ -46,3 +47,27 @@ def vggish() -> Model:
 
     with pytest.warns(UntrainedWeightsWarning):
         return audioset.load("vggish", "untrained:0", threads=2)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    """A model that loads in milliseconds, registered as "tiny"; its weights are `untrained:SEED`."""
+    from types import MappingProxyType
+
+    from audioset import models
+    from audioset.models.layers import Conv, Dense, GlobalAverage, Output
+    from audioset.models.spec import ModelSpec
+
+    spec = ModelSpec(
+        name="tiny",
+        summary="for tests",
+        layers=(Conv("a", 8, stride=8), GlobalAverage(), Dense("b", 16), Output("embedding")),
+        log_offset=0.01,
+        hop_s=0.96,
+        pad="short",
+        licence="",
+        citation="",
+        has_pca=True,
+    )
+    monkeypatch.setattr(models, "REGISTRY", MappingProxyType({**models.REGISTRY, "tiny": spec}))
+    return spec

@@ -63,5 +63,5 @@ def test_lists_hold_one_argument_a_line(folder: Path) -> None:
 
 
 def test_a_list_that_cannot_be_read_is_refused(folder: Path) -> None:
-    with pytest.raises(OptionError, match="gone.txt: cannot read this list"):
+    with pytest.raises(OptionError, match=r"gone\.txt: cannot read this list"):
         expand([], lists=[folder / "gone.txt"])

@@ -1,4 +1,4 @@
-"""The ONNX graph against a plain NumPy evaluation of the same table of layers, and against TensorFlow's golden values."""
+"""The ONNX graph against a plain NumPy evaluation of the same layers, and against TensorFlow's golden values."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def windows(x: Array, kernel: int, stride: int, fill: float) -> Array:
     padding = [same_padding(size, kernel, stride) for size in x.shape[:2]]
     x = np.pad(x, [*padding, (0, 0)], constant_values=fill)
     view = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (0, 1))[::stride, ::stride]
-    return view.transpose(0, 1, 3, 4, 2)
+    return np.asarray(view.transpose(0, 1, 3, 4, 2))
 
 
 def plain(spec: ModelSpec, tensors: dict[str, npt.NDArray[np.float32]], example: Array) -> dict[str, Array]:
     """The network in float64, one example at a time, by the definition of each layer."""
     x = example[:, :, np.newaxis].astype(np.float64)
-    outputs = {}
+    outputs: dict[str, Array] = {}
     for layer, _, leaving in walk(spec.layers, INPUT_SHAPE):
         match layer:
             case Conv(name=name, kernel=kernel, stride=stride):

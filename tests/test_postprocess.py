@@ -64,10 +64,10 @@ def test_released_bytes_survive_the_way_to_raw_space_and_back(data_dir: Path, pu
     from audioset.records import read_tfrecord
     from audioset.records.tfrecord import decode_example
 
-    frames = []
+    frames: list[bytes] = []
     for record in read_tfrecord(data_dir / "audioset" / "features" / "rm.tfrecord"):
-        frames += decode_example(record).feature_lists["audio_embedding"]
-    released = np.frombuffer(b"".join(frame[0] for frame in frames), np.uint8).reshape(-1, 128)
+        frames += [frame[0] for frame in decode_example(record).feature_lists["audio_embedding"]]
+    released = np.frombuffer(b"".join(frames), np.uint8).reshape(-1, 128)
     assert len(released) > 3000
     raw = published.invert(postprocess.dequantize(released, half_bin=True))
     np.testing.assert_array_equal(postprocess.quantize(published.apply(raw)), released)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 
@@ -16,6 +17,7 @@ app = typer.Typer(
     help="VGGish embeddings and AudioSet tools for any audio.",
     epilog="Exit status: 0 all good, 1 some inputs failed (each is named, with why), 2 wrong usage.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -41,6 +43,7 @@ def _root(
 
 def main() -> None:
     """Run the command line: errors that are the user's to mend become one message and an exit status."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except OptionError as error:
@@ -51,6 +54,17 @@ def main() -> None:
         # The reader of a pipe (`audioset … | head`) has seen enough.
         sys.stderr.close()
         sys.exit(1)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    typer.echo(f"audioset: warning: {message}", err=True)
 
 
 def _fail(error: AudioSetError, *, status: int) -> None:

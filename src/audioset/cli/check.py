@@ -69,17 +69,17 @@ def check(
 def _check_network(name: str | None) -> Iterator[_Result]:
     import audioset
     from audioset.postprocess import quantize
-    from audioset.weights import catalogue, is_present
+    from audioset.weights import catalogue, find_present
 
     entries = catalogue()
-    if name is None and not is_present(entries["vggish"]):
+    if name is None and find_present(entries["vggish"]) is None:
         name = "untrained:0"
     model = audioset.load("vggish", name)
     values = model.embed(_sine(), SAMPLE_RATE_HZ).values
     if model.weights.published:
         yield _near("vggish, published weights: mean", values.mean(), PUBLISHED_MEAN, PUBLISHED_TOLERANCE)
         yield _near("vggish, published weights: deviation", values.std(), PUBLISHED_STD, PUBLISHED_TOLERANCE)
-        if is_present(entries["vggish-pca"]):
+        if find_present(entries["vggish-pca"]) is not None:
             released = quantize(model.pca.apply(values))
             yield _near("8-bit form: mean", released.mean(), PUBLISHED_BYTES_MEAN, PUBLISHED_TOLERANCE)
             yield _near("8-bit form: deviation", released.std(), PUBLISHED_BYTES_STD, PUBLISHED_TOLERANCE)
@@ -151,7 +151,7 @@ def _aac(samples: npt.NDArray[np.float32]) -> bytes:
     with av.open(file, "w", format="mp4") as container:
         stream: Any = container.add_stream("aac", rate=44_100, layout="mono")
         frame = av.AudioFrame.from_ndarray(0.5 * samples[np.newaxis], format="fltp", layout="mono")
-        frame.sample_rate = 44_100
+        frame.sample_rate, frame.pts = 44_100, 0
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
     return file.getvalue()

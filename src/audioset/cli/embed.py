@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from audioset.cli.models import downloading
 from audioset.features import SAMPLE_RATE_HZ, num_examples
 from audioset.inputs import STDIN, Inputs, expand
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from audioset.embed import EmbedOptions, Model
     from audioset.models.spec import ModelSpec
-    from audioset.records import JobSummary, JobWriter, StreamWriter
+    from audioset.records import Failure, JobSummary, JobWriter, StreamWriter
 
 DEFAULT_OUT = "embeddings.parquet"
 
@@ -154,7 +155,8 @@ def embed(
         _dry_run(inputs, spec, options, as_json=as_json)
         return
 
-    found = load(model, weights)
+    with downloading(model) as progress:
+        found = load(model, weights, progress=progress)
     info = JobInfo(
         model=spec.name,
         weights_name=found.name,
@@ -168,6 +170,7 @@ def embed(
         start_s=start,
         duration_s=duration,
     )
+    summary = None
     with open_writer(
         out, info, format=output_format, overwrite=overwrite, resume=resume, inputs=inputs.files
     ) as writer:
@@ -178,8 +181,14 @@ def embed(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ShortClipWarning)  # counted in the summary
                 job.run(runner, inputs, options)
-        summary = writer.finish()
-    job.report(summary, time.perf_counter() - began, as_json=as_json, resumed=bool(writer.completed))
+        if job.num_files or writer.complete or not writer.failures:
+            summary = writer.finish()
+        else:
+            writer.discard()
+    if summary is None:  # nothing could be read, or the reader of a pipe has seen enough
+        _report_failures(writer.failures)
+        raise typer.Exit(1)
+    job.report(summary, time.perf_counter() - began, as_json=as_json)
     if summary.failures:
         raise typer.Exit(1)
 
@@ -189,6 +198,7 @@ class _Job:
     """A job while it runs: what has been done so far."""
 
     writer: JobWriter | StreamWriter
+    num_files: int = 0
     audio_s: float = 0.0
     num_short: int = 0
     num_without_rows: int = 0
@@ -211,17 +221,15 @@ class _Job:
                 else:
                     self.writer.append(name, block.start_s, block.end_s, block.values, last=block.last)
                 if block.last:
+                    self.num_files += block.error is None
                     self.audio_s += block.duration_s
                     self.num_short += block.padded_short
                     self.num_without_rows += rows == 0 and block.error is None
                     rows = 0
                 bar.update(block.last, block.end_s, self.audio_s, len(self.writer.failures))
 
-    def report(self, summary: JobSummary, wall_s: float, *, as_json: bool, resumed: bool) -> None:
-        for failure in summary.failures[:_NAMED_FAILURES]:
-            typer.echo(f"failed: {failure.reason}", err=True)
-        if len(summary.failures) > _NAMED_FAILURES:
-            typer.echo(f"failed: {len(summary.failures) - _NAMED_FAILURES} more; --json lists them all", err=True)
+    def report(self, summary: JobSummary, wall_s: float, *, as_json: bool) -> None:
+        _report_failures(summary.failures)
         if as_json:
             typer.echo(
                 json.dumps(
@@ -249,11 +257,18 @@ class _Job:
         talk = f"{summary.rows:,} embeddings of {summary.files:,} {'file' if summary.files == 1 else 'files'} → {where}"
         if self.audio_s:
             talk += f" ({_clock(self.audio_s)} of audio in {wall_s:.1f} s, {self.audio_s / wall_s:.0f}× real time)"
-        elif resumed:
+        elif self.writer.complete:
             talk += " (already complete)"
         if summary.failures:
             talk += f"; {len(summary.failures):,} failed"
         typer.echo(talk, err=True)
+
+
+def _report_failures(failures: Sequence[Failure]) -> None:
+    for failure in failures[:_NAMED_FAILURES]:
+        typer.echo(f"failed: {failure.reason}", err=True)
+    if len(failures) > _NAMED_FAILURES:
+        typer.echo(f"failed: {len(failures) - _NAMED_FAILURES} more; --json lists them all", err=True)
 
 
 class _Bar:

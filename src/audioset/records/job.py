@@ -211,6 +211,11 @@ class JobWriter:
             self._remove_work()
         return self._summary
 
+    def discard(self) -> None:
+        """Give the job up: the work folder is removed, and there is nothing to resume."""
+        if self._open:
+            self._remove_work()
+
     def __enter__(self) -> JobWriter:
         return self
 
@@ -236,7 +241,8 @@ class JobWriter:
 
     def _expect(self, file: str | None) -> None:
         if not self._open:
-            raise RecordError(f"{self.out}: finished; open another job to write {file or 'more'}")
+            when = "by an earlier run" if self.complete else "already"
+            raise RecordError(f"{self.out}: finished {when}, it takes no more rows; open another job for {file}")
         if file is not None and self._current not in (None, file):
             raise RecordError(f"{file}: given while {self._current} is in progress; files come one after another")
 
@@ -269,6 +275,8 @@ class JobWriter:
         """Make the work folder and lock it."""
         import filelock
 
+        if not os.access(self.out.parent, os.W_OK | os.X_OK):
+            raise OutputError(f"{self.out}: the folder {self.out.parent} is read-only; choose another --out")
         with self._reporting():
             self._work.mkdir(exist_ok=True)
             self._lock = filelock.FileLock(self._work / "lock", timeout=0, thread_local=False)
@@ -484,6 +492,9 @@ class StreamWriter:
             self._write(b"")
         return JobSummary(None, self._files, self._rows, tuple(self.failures), self._num_bytes)
 
+    def discard(self) -> None:
+        """Give the job up; what has gone out stays out."""
+
     def __enter__(self) -> StreamWriter:
         return self
 
@@ -602,8 +613,6 @@ def _check_place(out: Path) -> None:
         raise OutputError(f"{out}: the folder {folder} does not exist; make it, or choose another --out")
     if out.exists() and not out.is_file():
         raise OutputError(f"{out}: is a device or pipe; expected a file, or - for standard output")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{out}: the folder {folder} is read-only; choose another --out")
 
 
 def _warn(message: str) -> None:
