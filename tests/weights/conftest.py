@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from audioset import models
 from audioset.models.layers import Conv, Dense
 from audioset.models.spec import ModelSpec
 from audioset.weights.untrained import draw
+
+from ._server import Server
 
 
 @pytest.fixture
@@ -34,3 +37,11 @@ def small_vggish(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
 def small_tensors(small_vggish: ModelSpec) -> dict[str, np.ndarray]:
     """Weights of the small VGGish."""
     return draw(small_vggish.tensor_shapes, seed=7)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A file server on this machine, stopped at the end."""
+    running = Server()
+    yield running
+    running.close()

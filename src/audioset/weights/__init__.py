@@ -24,8 +24,8 @@ from audioset.weights import readers
 from audioset.weights.cache import Check, close_match, find_present, select, verify
 from audioset.weights.catalogue import PCA, WEIGHTS, CatalogueEntry, catalogue
 from audioset.weights.content import Weights, content_sha256, from_tensors, save
-from audioset.weights.convert import convert, open_converted, open_path, open_ready
-from audioset.weights.fetch import Progress, fetch
+from audioset.weights.conversion import convert, open_converted, open_path, open_ready
+from audioset.weights.download import Progress, fetch
 from audioset.weights.files import cache_dir, unreadable
 from audioset.weights.untrained import UntrainedWeightsWarning, draw
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from audioset.errors import WeightsError
 from audioset.weights import content
 from audioset.weights.catalogue import WEIGHTS, CatalogueEntry, catalogue
-from audioset.weights.convert import converted_path
+from audioset.weights.conversion import converted_path
 from audioset.weights.files import cache_dir, sha256_of
 
 
