@@ -1,0 +1,20 @@
+# In an environment with the [dev] extra: pip install -c constraints.txt -e '.[dev]'
+PYTHON ?= python
+# What `make bench` embeds: a folder of recordings of your own makes the figures mean more.
+BENCH_AUDIO ?= examples
+
+.PHONY: check test docs bench
+
+check:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest
+
+docs:
+	$(PYTHON) -m mkdocs build --strict
+
+bench:
+	$(PYTHON) benchmarks/end_to_end.py $(BENCH_AUDIO) --weights untrained:0
