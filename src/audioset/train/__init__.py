@@ -1,0 +1,1 @@
+"""Learning from audio: distillation of a small network from a large one.   [extra: train]"""
