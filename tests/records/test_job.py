@@ -432,7 +432,9 @@ def test_resume_of_a_finished_job_has_nothing_to_do(format: str, info: JobInfo, 
         assert writer.completed == set(names)
         assert writer.failures == [Failure("bad.wav", "empty")]
         assert writer.finish() == first
-        with pytest.raises(RecordError, match="finished; open another job to write more"):
+        with pytest.raises(
+            RecordError, match="finished by an earlier run, it takes no more rows; open another job for more"
+        ):
             add(writer, replace(clips[0], file="more"))
     assert out.stat().st_mtime_ns == before.st_mtime_ns
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -543,6 +545,14 @@ def test_a_read_only_folder_is_named_before_any_work(
     with pytest.raises(OutputError, match=r"out\.parquet: the folder .* is read-only; choose another --out"):
         JobWriter(tmp_path / "out.parquet", info, format="parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_job_in_a_read_only_folder_has_nothing_to_do(
+    info: JobInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "out.parquet", info, make_clips(info, [2]))
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    assert JobWriter(tmp_path / "out.parquet", info, format="parquet", resume=True).complete
 
 
 def test_a_file_system_that_refuses_is_quoted(info: JobInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ class JobInfo:
         How files were cut into examples, and examples pooled into rows.
     start_s, duration_s
         The window of each file that was embedded; a duration of None reaches its end.
+    pca_sha256
+        The PCA parameters, where they were used.
     version
         Version of this package.
     """
@@ -50,6 +52,7 @@ class JobInfo:
     pool: str
     start_s: float = 0.0
     duration_s: float | None = None
+    pca_sha256: str | None = None
     version: str = __version__
 
     def differences(self, now: JobInfo) -> list[str]:
