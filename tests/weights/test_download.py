@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -205,10 +206,12 @@ def test_models_whose_weights_ship_are_offered_instead(monkeypatch: pytest.Monke
         fetch(_entry("http://nowhere.invalid/model.ckpt"))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_reported(server: Server, isolated_cache: Path) -> None:
+def test_a_full_disk_is_reported(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     server.serve("model.ckpt", CONTENT)
-    (isolated_cache / "model.ckpt.part").symlink_to("/dev/full")
+    monkeypatch.setattr(download.os, "fsync", full)
     with pytest.raises(FetchError, match=r"model\.ckpt: the disk is full; expected room for ours \(2,097,152 bytes\)"):
         fetch(_entry(server.url("model.ckpt")))
 

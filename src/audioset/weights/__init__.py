@@ -123,7 +123,7 @@ def load_pca(
     file = fetch(catalogue()["vggish-pca"], progress=progress) if path is None else Path(path)
     hint = "Fetch it again with `audioset models fetch vggish-pca`."
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             found = {name: archive[name] for name in _PCA_SHAPES}
     except FileNotFoundError as error:
         raise unreadable(file, error) from error
