@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from audioset import models, weights
 from audioset.cli import models as cli
-from audioset.errors import AudioSetError, FetchError, OutputError, WeightsError
+from audioset.errors import AudioSetError, OutputError, WeightsError
 from audioset.models.spec import ModelSpec
 from weights import _writers as write
 
@@ -87,8 +87,17 @@ def test_fetch_makes_weights_ready(in_cache: Path, isolated_cache: Path) -> None
 
 def test_fetch_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUDIOSET_OFFLINE", "1")
-    with pytest.raises(FetchError, match="vggish: not in the cache"):
-        _run("fetch", "vggish")
+    status, out, err = _run("fetch", "vggish-pca")
+    assert (status, out) == (1, "")
+    assert err.startswith("audioset: vggish-pca: not in the cache")
+    assert "To fetch it by hand" in err
+
+
+def test_fetch_goes_on_after_a_failure(in_cache: Path) -> None:
+    status, out, err = _run("fetch", "vggish-pca", "tiny")
+    assert (status, out) == (1, f"{in_cache}\n")
+    assert "vggish-pca: not in the cache" in err
+    assert "tiny: verified and ready" in err
 
 
 def test_fetch_refuses_unknown_names() -> None:

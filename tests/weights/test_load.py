@@ -148,6 +148,20 @@ def test_a_cache_that_cannot_be_written_is_reported(
         load("vggish", checkpoint)
 
 
+def test_a_cache_for_reading_only_serves_what_it_has(
+    checkpoint: Path, isolated_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load("vggish", checkpoint)
+    (note,) = (isolated_cache / "converted").glob("*.sha256")
+    note.unlink()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    assert load("vggish", checkpoint).sha256 == first.sha256
+
+
 def test_safetensors_of_the_models_own_are_used_where_they_are(
     tmp_path: Path, small_tensors: Tensors, isolated_cache: Path
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from audioset.weights import Progress
+    from audioset.weights import CatalogueEntry, Progress
 
 app = typer.Typer(
     help="""List, fetch, convert, find and verify the weights of models.
@@ -68,7 +68,8 @@ def fetch(
 ) -> None:
     """Download weights, verify them and make them ready, so that later runs need no network.
 
-    What is here already is verified and kept. A download that was cut is continued. The paths go to standard output.
+    What is here already is verified and kept; a download that was cut is continued. If one fails, it is named with the
+    reason, the others go on, and the exit status is 1. Paths go to standard output.
 
     Examples:
 
@@ -76,18 +77,20 @@ def fetch(
 
       AUDIOSET_CACHE=/data/weights audioset models fetch
     """
-    from audioset import models, weights
-    from audioset.weights.catalogue import WEIGHTS
+    from audioset import weights
+    from audioset.errors import AudioSetError
 
+    failed = False
     for entry in weights.select(names or []):
-        with downloading(entry.name) as progress:
-            path = weights.fetch(entry, progress=progress)
-        if entry.kind == WEIGHTS and entry.model in models.REGISTRY:
-            ready = weights.load(entry.model, entry.name)
-            typer.echo(f"{entry.name}: verified and ready, content sha256 {ready.sha256}", err=True)
+        try:
+            path = _fetch_one(entry)
+        except AudioSetError as error:
+            typer.echo(f"audioset: {error}", err=True)
+            failed = True
         else:
-            typer.echo(f"{entry.name}: verified", err=True)
-        typer.echo(path)
+            typer.echo(path)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -197,6 +200,20 @@ def downloading(name: str) -> Iterator[Progress | None]:
             bar.update(tasks[0], completed=done, total=total)
 
         yield show
+
+
+def _fetch_one(entry: CatalogueEntry) -> Path:
+    """Fetch one file and, if it is the weights of a model that is known here, convert it; return its path."""
+    from audioset import models, weights
+    from audioset.weights.catalogue import WEIGHTS
+
+    with downloading(entry.name) as progress:
+        path = weights.fetch(entry, progress=progress)
+    found = "verified"
+    if entry.kind == WEIGHTS and entry.model in models.REGISTRY:
+        found += f" and ready, content sha256 {weights.load(entry.model, entry.name).sha256}"
+    typer.echo(f"{entry.name}: {found}", err=True)
+    return path
 
 
 def _rows() -> list[dict[str, Any]]:

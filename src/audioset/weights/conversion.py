@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
-
-import filelock
 
 from audioset.errors import OutputError, WeightsFormatError
 from audioset.weights import content, readers
@@ -53,6 +52,8 @@ def open_converted(model: str, source: Source, source_sha256: str, name: str) ->
     ready = open_ready(model, source_sha256, name)
     if ready is not None:
         return ready
+    import filelock
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{target}.lock"):
@@ -112,6 +113,7 @@ def _remembered_sha256(source: Source) -> str:
     except OSError:  # not hashed yet
         pass
     sha256 = sha256_of(source.files)
-    with written_whole(note) as temporary:
+    # A shared cache may be for reading only; if the conversion is not in it either, writing that will say so.
+    with contextlib.suppress(OutputError), written_whole(note) as temporary:
         temporary.write_text(sha256, encoding="ascii")
     return sha256

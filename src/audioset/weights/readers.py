@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import numpy.typing as npt
 
 from audioset.errors import WeightsError, WeightsFormatError
-from audioset.weights import safetensors_file, tf_checkpoint, torch_pickle
+from audioset.weights import keras_h5, safetensors_file, tf_checkpoint, tflite, torch_pickle
 from audioset.weights.files import unreadable
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -75,12 +75,15 @@ READERS: Final = (
         holds_training_state=True,
     ),
     Reader("pytorch", torch_pickle.is_torch, torch_pickle.read),
+    Reader("keras-h5", keras_h5.is_hdf5, keras_h5.read),
+    Reader("tflite", tflite.is_tflite, tflite.read),
 )
 
 # By model: functions that return the tensors under the model's own names, or None if the names are not theirs.
 RENAMES: Final[Mapping[str, tuple[Callable[[Mapping[str, Array]], dict[str, Array] | None], ...]]] = MappingProxyType(
     {
         "vggish": (torch_pickle.from_torchvggish,),
+        "yamnet": (keras_h5.from_yamnet, tflite.from_yamnet),
     }
 )
 
