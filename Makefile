@@ -14,7 +14,7 @@ test:
 	$(PYTHON) -m pytest
 
 docs:
-	$(PYTHON) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 bench:
 	$(PYTHON) benchmarks/end_to_end.py $(BENCH_AUDIO) --weights untrained:0
