@@ -1,4 +1,4 @@
-"""Audio to embeddings: what `audioset.load` returns, and what it gives."""
+"""Audio to embeddings and scores: what `audioset.load` returns, and what it gives."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from audioset import audio, engine, features, models
 from audioset.audio import AudioSource
+from audioset.classes import ClassList, class_list
 from audioset.errors import OptionError
 from audioset.features import Pad
 from audioset.models.spec import ModelSpec
 from audioset.network import Network
 from audioset.postprocess import Pca, quantize
+from audioset.scores import Scores
 from audioset.weights import Weights, load_pca
 from audioset.weights import load as load_weights
 
@@ -143,8 +145,22 @@ class EmbeddedBlock:
     error: Exception | None
 
 
+@dataclass(frozen=True)
+class _OutputBlock:
+    """Some consecutive rows of one file, with every output that was asked for by name; fields as in `Embeddings`."""
+
+    index: int
+    values: dict[str, npt.NDArray[np.float32]]
+    start_s: npt.NDArray[np.float64]
+    end_s: npt.NDArray[np.float64]
+    last: bool
+    duration_s: float
+    padded_short: bool
+    error: Exception | None
+
+
 class Model:
-    """A network with its weights: audio in, embeddings out. Made by `audioset.load`."""
+    """A network with its weights: audio in, embeddings and scores out. Made by `audioset.load`."""
 
     def __init__(
         self,
@@ -153,13 +169,13 @@ class Model:
         *,
         threads: int | None = None,
         batch_size: int = engine.DEFAULT_BATCH_SIZE,
-        pca: str | os.PathLike[str] | None = None,
+        pca: Pca | str | os.PathLike[str] | None = None,
     ) -> None:
         self.spec = spec
         self.weights = model_weights
         self.threads = available_cores() if threads is None else threads
         self.batch_size = batch_size
-        self._pca_path = pca
+        self._pca = pca
         for name, value in (("threads", self.threads), ("batch_size", batch_size)):
             if not 1 <= value <= 1024:
                 raise OptionError(f"{name}: {value} is out of range; expected 1 to 1024")
@@ -173,7 +189,7 @@ class Model:
     @cached_property
     def pca(self) -> Pca:
         """The published PCA parameters, fetched where they are not in the cache."""
-        return Pca(*load_pca(self._pca_path))
+        return self._pca if isinstance(self._pca, Pca) else Pca(*load_pca(self._pca))
 
     def embed(
         self,
@@ -265,24 +281,10 @@ class Model:
         pad: Pad,
         finish: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]],
     ) -> Iterator[EmbeddedBlock]:
-        waveforms = (
-            partial(audio.stream, source, rate, start_s=options.start_s, duration_s=options.duration_s)
-            for source, rate in sources
-        )
         pooled = np.zeros(self.spec.embedding_dim, np.float64)
         count = 0
-        for block in engine.run(
-            waveforms,
-            partial(self._network.run, outputs=("embedding",)),
-            hop_s=hop_s,
-            pad=pad,
-            log_offset=self.spec.log_offset,
-            batch_size=self.batch_size,
-            threads=self.threads,
-        ):
-            values = block.values.get("embedding", np.empty((0, self.spec.embedding_dim), np.float32))
-            duration_s = block.num_samples / features.SAMPLE_RATE_HZ
-            start_s, _, end_s = features.example_times(len(values), hop_s=hop_s, first=block.first)
+        for block in self._outputs(sources, ("embedding",), options, hop_s, pad):
+            values, start_s, end_s = block.values["embedding"], block.start_s, block.end_s
             if options.pool == "mean":
                 pooled += values.sum(axis=0, dtype=np.float64)
                 count += len(values)
@@ -290,16 +292,54 @@ class Model:
                     continue
                 rows = min(count, 1)
                 values = (pooled / max(count, 1)).astype(np.float32)[np.newaxis][:rows]
-                start_s, end_s = np.zeros(rows), np.full(rows, duration_s)
+                start_s = np.full(rows, options.start_s)
+                end_s = np.full(rows, options.start_s + block.duration_s)
                 pooled[:] = 0
                 count = 0
             yield EmbeddedBlock(
                 block.index,
                 finish(values),
+                start_s,
+                end_s,
+                block.last,
+                block.duration_s,
+                block.padded_short,
+                block.error,
+            )
+
+    def _outputs(
+        self,
+        sources: Iterable[tuple[AudioSource, int | None]],
+        outputs: tuple[str, ...],
+        options: EmbedOptions,
+        hop_s: float,
+        pad: Pad,
+    ) -> Iterator[_OutputBlock]:
+        """Yield rows of any outputs of the network, all from one run of it."""
+        waveforms = (
+            partial(audio.stream, source, rate, start_s=options.start_s, duration_s=options.duration_s)
+            for source, rate in sources
+        )
+        nothing = {name: np.empty((0, self.spec.outputs[name]), np.float32) for name in outputs}
+        for block in engine.run(
+            waveforms,
+            partial(self._network.run, outputs=outputs),
+            hop_s=hop_s,
+            pad=pad,
+            log_offset=self.spec.log_offset,
+            batch_size=self.batch_size,
+            threads=self.threads,
+        ):
+            values = block.values or nothing
+            count = len(values[outputs[0]])
+            start_s, _, end_s = features.example_times(count, hop_s=hop_s, first=block.first)
+            yield _OutputBlock(
+                block.index,
+                values,
                 options.start_s + start_s,
                 options.start_s + end_s,
                 block.last,
-                duration_s,
+                block.num_samples / features.SAMPLE_RATE_HZ,
                 block.padded_short,
                 block.error,
             )
@@ -316,14 +356,8 @@ class Model:
         self, sources: Iterable[tuple[AudioSource, int | None]], options: EmbedOptions
     ) -> Iterator[Embeddings]:
         names: deque[str] = deque()
-
-        def named() -> Iterator[tuple[AudioSource, int | None]]:
-            for source, rate in sources:
-                names.append(_name(source))
-                yield source, rate
-
         blocks: list[EmbeddedBlock] = []
-        for block in self.embed_blocks(named(), options):
+        for block in self.embed_blocks(_noting_names(sources, names), options):
             blocks.append(block)
             if not block.last:
                 continue
@@ -342,6 +376,127 @@ class Model:
             )
             blocks.clear()
 
+    def tag(
+        self,
+        source: AudioSource,
+        sample_rate: int | None = None,
+        *,
+        hop_s: float | None = None,
+        pad: Pad | None = None,
+        start_s: float = 0.0,
+        duration_s: float | None = None,
+    ) -> Scores:
+        """Return the scores of one file, stream or array: which sounds are in it, and when.
+
+        Parameters
+        ----------
+        source : path, binary file object, or array of shape (n,) or (n, channels)
+            Any audio; see `audioset.audio.read`.
+        sample_rate : int, optional
+            Of an array, in Hz.
+        hop_s, pad, start_s, duration_s
+            See `EmbedOptions`.
+
+        Returns
+        -------
+        Scores
+            `values` has shape (k, num_classes); the example axis always stays.
+
+        Raises
+        ------
+        AudioError
+            The source cannot be read.
+        OptionError
+            An option is out of range, or the model has no classes.
+
+        Warns
+        -----
+        ShortClipWarning
+            The clip is shorter than one example (0.975 s) and was zero-padded to one.
+        """
+        options = EmbedOptions(hop_s, pad, start_s, duration_s)
+        (result,) = self._tag_sources([(source, sample_rate)], options, None)
+        if result.error is not None:
+            raise result.error
+        if result.padded_short:
+            features.warn_short()
+        return result
+
+    def tag_files(
+        self,
+        sources: Iterable[AudioSource],
+        *,
+        hop_s: float | None = None,
+        pad: Pad | None = None,
+        start_s: float = 0.0,
+        duration_s: float | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Iterator[Scores]:
+        """Yield the scores of many files, in order, batched across files, holding those of one at a time.
+
+        A file that cannot be read does not stop the others: its `Scores` has no rows and says why in `error`.
+        Parameters are as in `tag`; `sources` is taken lazily.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called now and then with the seconds of audio that have been scored, over all files.
+        """
+        return self._tag_sources(
+            ((source, None) for source in sources), EmbedOptions(hop_s, pad, start_s, duration_s), progress
+        )
+
+    def _tag_sources(
+        self,
+        sources: Iterable[tuple[AudioSource, int | None]],
+        options: EmbedOptions,
+        progress: Callable[[float], None] | None,
+    ) -> Iterator[Scores]:
+        if self.spec.num_classes is None or self.spec.classes is None:
+            tagging = ", ".join(spec.name for spec in models.REGISTRY.values() if spec.classes)
+            raise OptionError(
+                f"{self.name}: gives embeddings and has no classes to score; expected a model that tags"
+                + (f": {tagging}" if tagging else "")
+            )
+        hop_s, pad = options.resolve(self.spec)
+        return self._collected_scores(sources, options, hop_s, pad, class_list(self.spec.classes), progress)
+
+    def _collected_scores(
+        self,
+        sources: Iterable[tuple[AudioSource, int | None]],
+        options: EmbedOptions,
+        hop_s: float,
+        pad: Pad,
+        classes: ClassList,
+        progress: Callable[[float], None] | None,
+    ) -> Iterator[Scores]:
+        names: deque[str] = deque()
+        blocks: list[_OutputBlock] = []
+        done_s = 0.0
+        for block in self._outputs(_noting_names(sources, names), ("scores",), options, hop_s, pad):
+            blocks.append(block)
+            if progress is not None and len(block.end_s) and not block.last:
+                progress(done_s + float(block.end_s[-1]) - options.start_s)
+            if not block.last:
+                continue
+            done_s += block.duration_s
+            if progress is not None:
+                progress(done_s)
+            rows = slice(None) if block.error is None else slice(0)
+            yield Scores(
+                values=np.concatenate([part.values["scores"] for part in blocks])[rows],
+                start_s=np.concatenate([part.start_s for part in blocks])[rows],
+                end_s=np.concatenate([part.end_s for part in blocks])[rows],
+                classes=classes,
+                file=names.popleft(),
+                model=self.name,
+                weights=self.weights.sha256,
+                duration_s=block.duration_s,
+                padded_short=block.padded_short,
+                error=block.error,
+            )
+            blocks.clear()
+
 
 def load(
     model: str = "vggish",
@@ -349,9 +504,9 @@ def load(
     *,
     threads: int | None = None,
     batch_size: int = engine.DEFAULT_BATCH_SIZE,
-    pca: str | os.PathLike[str] | None = None,
+    pca: Pca | str | os.PathLike[str] | None = None,
 ) -> Model:
-    """Return a model ready to embed.
+    """Return a model ready to embed and, where it has classes, to tag.
 
     Parameters
     ----------
@@ -364,8 +519,8 @@ def load(
         Cores to use; all that the process may use by default.
     batch_size : int
         Examples that go through the network at once.
-    pca : path, optional
-        PCA parameters (.npz) for `postprocess`; the published ones by default, fetched when first needed.
+    pca : Pca or path, optional
+        PCA parameters (a path: .npz) for `postprocess`; the published ones by default, fetched when first needed.
 
     Raises
     ------
@@ -376,6 +531,15 @@ def load(
     """
     spec = models.get(model)
     return Model(spec, load_weights(model, weights), threads=threads, batch_size=batch_size, pca=pca)
+
+
+def _noting_names(
+    sources: Iterable[tuple[AudioSource, int | None]], names: deque[str]
+) -> Iterator[tuple[AudioSource, int | None]]:
+    """Pass sources on, appending the name of each as it is taken."""
+    for source, rate in sources:
+        names.append(_name(source))
+        yield source, rate
 
 
 def _name(source: AudioSource) -> str:

@@ -6,6 +6,7 @@ each end, and no way back restores those.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,11 @@ class Pca:
                 f"PCA parameters: eigen_vectors {self.eigen_vectors.shape} and means {self.means.shape}; "
                 "expected (d, d) and (d,)"
             )
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the parameters' bytes."""
+        return hashlib.sha256(self.eigen_vectors.tobytes() + self.means.tobytes()).hexdigest()
 
     def apply(self, embeddings: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the components, float32 (k, d), of raw embeddings (k, d); not clipped."""

@@ -114,7 +114,9 @@ def embed(
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Cores to use.", show_default="all")] = None,
     batch: Annotated[int, typer.Option("--batch", help="Examples that go through the network at once.")] = 32,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted job.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted job; failed files are not retried.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print how many examples each file would give.")
@@ -140,8 +142,9 @@ def embed(
     from audioset.embed import EmbedOptions, Model
     from audioset.errors import OptionError
     from audioset.features import ShortClipWarning
+    from audioset.postprocess import Pca
     from audioset.records import JobInfo, open_writer
-    from audioset.weights import load
+    from audioset.weights import load, load_pca
 
     inputs = expand(paths or [], lists=files_from or [])
     if not inputs.files and not inputs.missing:
@@ -157,6 +160,7 @@ def embed(
 
     with downloading(model) as progress:
         found = load(model, weights, progress=progress)
+        parameters = None if options.postprocess == "none" else Pca(*load_pca(pca, progress=progress))
     info = JobInfo(
         model=spec.name,
         weights_name=found.name,
@@ -169,6 +173,7 @@ def embed(
         pool=options.pool,
         start_s=start,
         duration_s=duration,
+        pca_sha256=None if parameters is None else parameters.sha256,
     )
     summary = None
     with open_writer(
@@ -177,11 +182,11 @@ def embed(
         began = time.perf_counter()
         job = _Job(writer)
         if not writer.complete:
-            runner = Model(spec, found, threads=threads, batch_size=batch, pca=pca)
+            runner = Model(spec, found, threads=threads, batch_size=batch, pca=parameters)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ShortClipWarning)  # counted in the summary
                 job.run(runner, inputs, options)
-        if job.num_files or writer.complete or not writer.failures:
+        if job.num_files or writer.completed.difference(failure.file for failure in writer.failures):
             summary = writer.finish()
         else:
             writer.discard()
