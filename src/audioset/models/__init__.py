@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from audioset.errors import OptionError
-from audioset.models import vggish
+from audioset.models import vggish, yamnet
 from audioset.models.spec import ModelSpec
 
 REGISTRY = MappingProxyType(
     {
         "vggish": vggish.SPEC,
+        "yamnet": yamnet.SPEC,
     }
 )
 

@@ -70,5 +70,10 @@ class ModelSpec:
         """Classes that the network scores, or None."""
         return self.outputs.get("scores")
 
+    @property
+    def classes(self) -> str | None:
+        """Name of the list of its classes (`audioset.classes`), or None; the published lists differ in length."""
+        return {521: "yamnet521", 527: "audioset527"}.get(self.num_classes or 0)
+
 
 INPUT_SHAPE: Shape = (NUM_FRAMES, NUM_MEL_BANDS, 1)
