@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+# Headings for the tables of the docstrings, by their number of columns.
+HEADINGS = {2: ("format", "what it holds"), 3: ("part", "name", "what it holds")}
 MODELS_TABLE = "<!-- table of models -->"
 
 
@@ -34,16 +37,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def models_table() -> str:
     """The registry as a table."""
     from audioset import models
-    from audioset.features import EXAMPLE_S, SAMPLE_RATE_HZ
 
-    columns = "model, what it is, sample rate, example, hop, padding, embedding, classes, weights, their licence"
-    lines = ["| " + columns.replace(", ", " | ") + " |", "|---" * len(columns.split(", ")) + "|"]
-    for spec in models.REGISTRY.values():
-        cells = (
+    columns = ("model", "hop", "padding", "embedding", "classes", "weights", "their licence")
+    rows = [
+        (
             f"`{spec.name}`",
-            spec.summary.partition(": ")[2] or spec.summary,
-            f"{SAMPLE_RATE_HZ / 1000:g} kHz",
-            f"{EXAMPLE_S:g} s",
             f"{spec.hop_s:g} s",
             f"`{spec.pad}`",
             str(spec.embedding_dim),
@@ -51,8 +49,9 @@ def models_table() -> str:
             f"{spec.num_weights / 1e6:.1f} million",
             spec.licence,
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for spec in models.REGISTRY.values()
+    ]
+    return _table(columns, rows)
 
 
 def _command_line() -> str:
@@ -60,6 +59,8 @@ def _command_line() -> str:
     command = [sys.executable, "-m", "typer", "audioset.cli", "utils", "docs", "--name", "audioset"]
     text = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout  # noqa: S603 - our own
     text = text.replace("# `audioset`", "# Command line", 1)
+    # The lists of commands cut what they say short; the table of contents lists them anyway.
+    text = re.sub(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", text)
     # An example is a line that is indented by two; those of one command become one block.
     return re.sub(r"(?:^  \S.*\n\n?)+", _as_code, text, flags=re.MULTILINE)
 
@@ -96,6 +97,9 @@ def _as_table(match: re.Match[str]) -> str:
             rows[-1][-1] += f" {cells[-1]}"
         else:
             rows.append(cells)
-    header = "| " + " | ".join([""] * len(edges)) + " |"
-    lines = [header, "|---" * len(edges) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return _table(HEADINGS[len(edges)], rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (columns, *rows)]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
