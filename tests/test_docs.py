@@ -141,3 +141,14 @@ def test_every_example_is_listed_with_its_length() -> None:
 def test_citation_has_the_version_of_the_package() -> None:
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {audioset.__version__}\n" in text
+
+
+def test_readme_and_site_have_the_same_figures() -> None:
+    def rows(path: str) -> dict[str, str]:
+        found = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+        return dict(found)
+
+    readme, site = rows("README.md"), rows("docs/performance.md")
+    both = readme.keys() & site.keys()
+    assert "8-bit form, from the waveform" in both
+    assert {what: readme[what] for what in both} == {what: site[what] for what in both}
