@@ -88,7 +88,7 @@ class Recipe:
     seed: int = 0
     num_mixtures: int = 262_144
     block_size: int = 4096
-    epochs: int = 8
+    epochs: int = 5
     batch_size: int = 256
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
