@@ -160,3 +160,21 @@ def test_embeddings_of_golden_log_mel_equal_tensorflow(data_dir: Path, vggish: M
         got = vggish._network.run(golden[f"{name}/log_mel"])["embedding"]
         # float32 on both sides, sums of 12,288 products of values up to 40; the worst seen is 5e-5
         np.testing.assert_allclose(got, golden[f"{name}/embedding"], atol=5e-4, rtol=0, err_msg=name)
+
+
+def test_weights_in_a_file_give_the_same_bits_as_in_memory(rng: np.random.Generator, tmp_path: Path) -> None:
+    from audioset.weights import save
+    from audioset.weights.content import open_safetensors
+
+    weights = weights_of(SMALL, drawn(SMALL, rng))
+    folder = tmp_path / "a folder, é"
+    folder.mkdir()
+    save(weights, folder / "small one.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "REGISTRY", {"small": SMALL})
+        mapped = open_safetensors("small", folder / "small one.safetensors", "small")
+    assert mapped is not None
+    assert mapped.path is not None
+    batch = rng.standard_normal((3, 96, 64)).astype(np.float32)
+    in_memory, in_file = Network(SMALL, weights), Network(SMALL, mapped)
+    np.testing.assert_array_equal(in_file.run(batch)["embedding"], in_memory.run(batch)["embedding"])

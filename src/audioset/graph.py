@@ -1,12 +1,15 @@
 """Layers to an ONNX graph: examples (n, 96, 64) in, the network's outputs by name out.
 
-The graph holds no weights. Each is declared as an initializer that lives outside the model, and the session is handed
-the arrays themselves (see `network.py`), so that hundreds of megabytes are neither serialized nor parsed.
+The graph holds no weights. Each is declared as an initializer that lives outside the model, so that hundreds of
+megabytes are neither serialized nor parsed: in the file that the weights come from, which ONNX Runtime then maps, or
+in an array that the session is handed (see `network.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,9 +38,26 @@ _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid"}
 _SIDES = ("weights", "biases")
 
 
-def build(spec: ModelSpec) -> onnx.ModelProto:
-    """Return the network as an ONNX model without weights; `onnx_tensors` gives them under the names it refers to."""
-    return _Builder(spec).model()
+@dataclass(frozen=True)
+class Location:
+    """Where the bytes of a tensor are: the name of a file, and the offset and length in it."""
+
+    file: str
+    offset: int
+    length: int
+
+
+def build(spec: ModelSpec, locations: Mapping[str, Location] = MappingProxyType({})) -> onnx.ModelProto:
+    """Return the network as an ONNX model without weights.
+
+    Tensors that have no location are to be handed to the session under their names, in the layouts of `onnx_tensors`.
+    """
+    return _Builder(spec, locations).model()
+
+
+def matrices(spec: ModelSpec) -> list[str]:
+    """Return the names of the tensors whose layout in ONNX is the one that they are stored in, and that are large."""
+    return [f"{layer.name}/weights" for layer in spec.layers if isinstance(layer, Dense)]
 
 
 def onnx_tensors(spec: ModelSpec, tensors: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
@@ -61,10 +81,11 @@ def _onnx_axes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 class _Builder:
     """Appends nodes one after another; `self._last` is the tensor that the next one reads."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, locations: Mapping[str, Location]) -> None:
         from onnx import helper
 
         self._spec = spec
+        self._locations = locations
         self._axes = _onnx_axes(spec)
         self._helper = helper
         self._nodes: list[onnx.NodeProto] = []
@@ -133,7 +154,7 @@ class _Builder:
             self._add(_ACTIVATIONS[activation], self._last)
 
     def _outside(self, name: str) -> onnx.TensorProto:
-        """An initializer whose data the session is given, not the model."""
+        """An initializer whose data is not in the model."""
         from onnx import TensorProto
 
         shape = self._spec.tensor_shapes[name]
@@ -141,5 +162,7 @@ class _Builder:
             shape = tuple(shape[axis] for axis in self._axes[name])
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
         tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="outside")
+        place = self._locations.get(name, Location("handed to the session", 0, 0))
+        for key, value in asdict(place).items():
+            tensor.external_data.add(key="location" if key == "file" else key, value=str(value))
         return tensor

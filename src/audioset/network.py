@@ -11,7 +11,7 @@ import numpy.typing as npt
 from audioset import graph
 from audioset.errors import OptionError
 from audioset.models.spec import INPUT_SHAPE, ModelSpec
-from audioset.weights import Weights
+from audioset.weights import Weights, safetensors_file
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -38,9 +38,20 @@ class Network:
 
         self.spec = spec
         self.weights = weights
-        # The session reads these arrays in place for as long as it lives.
-        self._tensors = graph.onnx_tensors(spec, weights.tensors)
         options = ort.SessionOptions()
+        locations: dict[str, graph.Location] = {}
+        if weights.path is not None:
+            # Large matrices are mapped by the runtime itself: half the memory of handing them over, which copies.
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(weights.path.resolve().parent)
+            )
+            spans = safetensors_file.spans(weights.path)
+            locations = {
+                name: graph.Location(weights.path.resolve().name, *spans[name]) for name in graph.matrices(spec)
+            }
+        # The session reads these arrays in place for as long as it lives.
+        tensors = graph.onnx_tensors(spec, weights.tensors)
+        self._tensors = {name: tensor for name, tensor in tensors.items() if name not in locations}
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Workers take turns between this session, decoding and NumPy: a pool that spins would steal their cores.
@@ -49,7 +60,7 @@ class Network:
             list(self._tensors), [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in self._tensors.values()]
         )
         self._session: Any = ort.InferenceSession(
-            graph.build(spec).SerializeToString(), options, providers=["CPUExecutionProvider"]
+            graph.build(spec, locations).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
     def run(self, examples: npt.ArrayLike, outputs: Sequence[str] = ("embedding",)) -> dict[str, Float32Array]:

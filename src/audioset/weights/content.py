@@ -43,6 +43,8 @@ class Weights:
         Of the content (see `content_sha256`): the same weights give the same value whatever file they came in.
     provenance : mapping of str to str
         Where they came from: `source`, `source_sha256`, `source_format`, `url`, `licence`, `citation`, as far as known.
+    path : Path or None
+        The safetensors file that the tensors are mapped from.
     """
 
     model: str
@@ -50,6 +52,7 @@ class Weights:
     tensors: Tensors
     sha256: str
     provenance: Mapping[str, str]
+    path: Path | None = None
 
     @property
     def published(self) -> bool:
@@ -194,7 +197,7 @@ def open_safetensors(model: str, path: Path, name: str) -> Weights | None:
         for key, values in ordered.items():
             check_finite(values, key, path)
         return from_tensors(model, name, ordered, {"source": path.name, "source_format": "safetensors", **metadata})
-    return Weights(model, name, MappingProxyType(ordered), sha256, MappingProxyType(metadata))
+    return Weights(model, name, MappingProxyType(ordered), sha256, MappingProxyType(metadata), path)
 
 
 def verify(path: Path) -> str:

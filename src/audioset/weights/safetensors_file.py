@@ -59,13 +59,7 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         If the header is not as the format demands, or the tensors do not fill the rest of the file exactly.
     """
     data = map_file(path)
-    if len(data) < _LENGTH_BYTES:
-        raise _damaged(path, 0, f"{len(data)} bytes, too few for a header")
-    (header_bytes,) = struct.unpack("<Q", data[:_LENGTH_BYTES])
-    start = _LENGTH_BYTES + header_bytes
-    if header_bytes > _MAX_HEADER_BYTES or start > len(data):
-        raise _damaged(path, 0, f"a header of {header_bytes} bytes that runs past the end")
-    header = _parsed(path, data[_LENGTH_BYTES:start])
+    header, start = _header(path, data)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _damaged(path, _LENGTH_BYTES, "metadata that is not text")
@@ -93,6 +87,14 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     return tensors, metadata
 
 
+def spans(path: Path) -> dict[str, tuple[int, int]]:
+    """Return where in the file each tensor's bytes are, as (offset, length), of a file that `read` has accepted."""
+    header, start = _header(path, map_file(path))
+    header.pop("__metadata__", None)
+    offsets = {name: described["data_offsets"] for name, described in header.items()}
+    return {name: (start + begin, end - begin) for name, (begin, end) in offsets.items()}
+
+
 def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, whole or not at all; what was at `path` is replaced.
 
@@ -116,6 +118,17 @@ def _damaged(path: Path, offset: int, found: str) -> WeightsFormatError:
         f"{path}: {found}, at byte {offset}; expected a whole safetensors file. "
         "The file is damaged or cut short: fetch, copy or convert it again."
     )
+
+
+def _header(path: Path, data: memoryview) -> tuple[dict[str, Any], int]:
+    """Return the header and where the tensors' bytes begin."""
+    if len(data) < _LENGTH_BYTES:
+        raise _damaged(path, 0, f"{len(data)} bytes, too few for a header")
+    (header_bytes,) = struct.unpack("<Q", data[:_LENGTH_BYTES])
+    start = _LENGTH_BYTES + header_bytes
+    if header_bytes > _MAX_HEADER_BYTES or start > len(data):
+        raise _damaged(path, 0, f"a header of {header_bytes} bytes that runs past the end")
+    return _parsed(path, data[_LENGTH_BYTES:start]), start
 
 
 def _parsed(path: Path, header: memoryview) -> dict[str, Any]:
