@@ -2,7 +2,7 @@
 
     python scripts/make_class_table.py class_labels_indices.csv yamnet_class_map.csv > src/audioset/data/classes.csv
 
-The first is AudioSet's list of 527 classes, the second YAMNet's of 521; both are published with `index,mid,display_name`.
+The first is AudioSet's list of 527 classes, the second YAMNet's of 521; both have `index,mid,display_name`.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def class_list(name: str) -> ClassList:
             raise OptionError(f"class list {name!r}: unknown; expected one of {known}")
         name_of_list = models.get(name).classes
         if name_of_list is None:
-            raise OptionError(f"{name}: has no classes, it gives embeddings only. Use a model that tags, such as yamnet")
+            raise OptionError(f"{name}: gives embeddings and has no classes. Use a model that tags, such as yamnet")
         name = name_of_list
     rows = sorted((int(row[_COLUMNS[name]]), row) for row in _table() if row[_COLUMNS[name]])
     return ClassList(tuple(row["mid"] for _, row in rows), tuple(row["display_name"] for _, row in rows))
@@ -89,5 +89,5 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def _table() -> Iterable[dict[str, str]]:
-    text = resources.files("audioset").joinpath("data", "classes.csv").read_text(encoding="utf-8")
+    text = resources.files("audioset").joinpath("data").joinpath("classes.csv").read_text(encoding="utf-8")
     return csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))

@@ -130,7 +130,7 @@ class Scores:
             return np.full(len(self.classes), np.nan, np.float32)
         if method == "max":
             return np.asarray(self.values.max(axis=0))
-        return self.values.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return np.asarray(self.values.mean(axis=0, dtype=np.float64), np.float32)
 
     def top(self, n: int = 5, method: ClipMethod = "mean") -> list[tuple[str, float]]:
         """Return names and scores of the `n` classes with the highest clip scores, highest first.
@@ -175,7 +175,7 @@ class Scores:
         if not 0 < threshold <= 1:
             raise OptionError(f"threshold: {threshold} is out of range; expected a score above 0, up to 1")
         if not 0 < off <= threshold:
-            raise OptionError(f"off_threshold: {off} is out of range; expected above 0, up to the threshold {threshold}")
+            raise OptionError(f"off_threshold: {off} is out of range; expected above 0, up to threshold, {threshold}")
         for name, value in (("max_gap_s", max_gap_s), ("min_duration_s", min_duration_s)):
             if not (math.isfinite(value) and value >= 0):
                 raise OptionError(f"{name}: {value} is out of range; expected seconds, 0 or more")

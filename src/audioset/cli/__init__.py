@@ -9,7 +9,7 @@ from typing import Annotated, TextIO
 import typer
 
 from audioset._version import __version__
-from audioset.cli import check, embed, models
+from audioset.cli import check, embed, models, tag
 from audioset.errors import AudioSetError, OptionError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(embed.embed)
+app.command()(tag.tag)
 app.command()(check.check)
 app.add_typer(models.app, name="models")
 

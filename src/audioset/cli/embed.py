@@ -6,31 +6,26 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audioset.cli._common import Bar, clock, progress_on, report_failures, seconds_of
 from audioset.cli.models import downloading
 from audioset.features import SAMPLE_RATE_HZ, num_examples
 from audioset.inputs import STDIN, Inputs, expand
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from audioset.embed import EmbedOptions, Model
     from audioset.models.spec import ModelSpec
-    from audioset.records import Failure, JobSummary, JobWriter, StreamWriter
+    from audioset.records import JobSummary, JobWriter, StreamWriter
 
 DEFAULT_OUT = "embeddings.parquet"
-
-# With few inputs, their lengths are looked up so that the progress bar can count seconds instead of files.
-_FEW = 16
-_NAMED_FAILURES = 20
 
 
 class PadChoice(str, Enum):
@@ -182,16 +177,16 @@ def embed(
         began = time.perf_counter()
         job = _Job(writer)
         if not writer.complete:
-            runner = Model(spec, found, threads=threads, batch_size=batch, pca=parameters)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ShortClipWarning)  # counted in the summary
-                job.run(runner, inputs, options)
+                # Kept by no name, so that the network's memory is free again when the output is put together.
+                job.run(Model(spec, found, threads=threads, batch_size=batch, pca=parameters), inputs, options)
         if job.num_files or writer.completed.difference(failure.file for failure in writer.failures):
             summary = writer.finish()
         else:
             writer.discard()
     if summary is None:  # nothing could be read, or the reader of a pipe has seen enough
-        _report_failures(writer.failures)
+        report_failures([failure.reason for failure in writer.failures])
         raise typer.Exit(1)
     job.report(summary, time.perf_counter() - began, as_json=as_json)
     if summary.failures:
@@ -213,10 +208,10 @@ class _Job:
             if name not in self.writer.completed:
                 self.writer.fail(name, str(error))
         files = [name for name in inputs.files if name not in self.writer.completed]
-        progress = _progress()
+        progress = progress_on(sys.stderr)
         with progress or nullcontext():
-            bar = _Bar(progress, files, options)
-            rows = 0
+            bar = Bar(progress, "embedding", files, options.start_s, options.duration_s)
+            rows = files_done = 0
             sources = ((sys.stdin.buffer if name == STDIN else name, None) for name in files)
             for block in model.embed_blocks(sources, options):
                 name = files[block.index]
@@ -231,10 +226,12 @@ class _Job:
                     self.num_short += block.padded_short
                     self.num_without_rows += rows == 0 and block.error is None
                     rows = 0
-                bar.update(block.last, block.end_s, self.audio_s, len(self.writer.failures))
+                rest_s = 0.0 if block.last or not len(block.end_s) else float(block.end_s[-1]) - options.start_s
+                bar.update(files_done + block.last, self.audio_s + rest_s, len(self.writer.failures))
+                files_done += block.last
 
     def report(self, summary: JobSummary, wall_s: float, *, as_json: bool) -> None:
-        _report_failures(summary.failures)
+        report_failures([failure.reason for failure in summary.failures])
         if as_json:
             typer.echo(
                 json.dumps(
@@ -261,88 +258,12 @@ class _Job:
         where = "standard output" if summary.path is None else summary.path
         talk = f"{summary.rows:,} embeddings of {summary.files:,} {'file' if summary.files == 1 else 'files'} → {where}"
         if self.audio_s:
-            talk += f" ({_clock(self.audio_s)} of audio in {wall_s:.1f} s, {self.audio_s / wall_s:.0f}× real time)"
+            talk += f" ({clock(self.audio_s)} of audio in {wall_s:.1f} s, {self.audio_s / wall_s:.0f}× real time)"
         elif self.writer.complete:
             talk += " (already complete)"
         if summary.failures:
             talk += f"; {len(summary.failures):,} failed"
         typer.echo(talk, err=True)
-
-
-def _report_failures(failures: Sequence[Failure]) -> None:
-    for failure in failures[:_NAMED_FAILURES]:
-        typer.echo(f"failed: {failure.reason}", err=True)
-    if len(failures) > _NAMED_FAILURES:
-        typer.echo(f"failed: {len(failures) - _NAMED_FAILURES} more; --json lists them all", err=True)
-
-
-class _Bar:
-    """Progress in files, or in seconds of audio where the inputs are few and their lengths known."""
-
-    def __init__(self, progress: Progress | None, files: list[str], options: EmbedOptions) -> None:
-        self._progress = progress
-        self._began = time.perf_counter()
-        if progress is None:
-            return
-        self._total_s = _total_seconds(files, options)
-        self._task: TaskID = progress.add_task("embedding", total=self._total_s or len(files), talk="")
-        self._files = 0
-        self._start_s = options.start_s
-
-    def update(self, last: bool, end_s: Any, audio_s: float, failures: int) -> None:
-        if self._progress is None:
-            return
-        self._files += last
-        seconds = audio_s if last or not len(end_s) else audio_s + float(end_s[-1]) - self._start_s
-        rate = seconds / max(time.perf_counter() - self._began, 1e-3)
-        talk = f"{_clock(seconds)} of audio, {rate:.0f}× real time" + (f", {failures} failed" if failures else "")
-        done = seconds if self._total_s else self._files
-        self._progress.update(self._task, completed=done, talk=talk)
-
-
-def _progress() -> Progress | None:
-    if not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[talk]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-
-
-def _seconds(name: str, options: EmbedOptions) -> float | None:
-    """Seconds of a file that the options ask for, None where its container does not say its length."""
-    from audioset import audio
-
-    duration_s = audio.probe(name).duration_s
-    if duration_s is None:
-        return None
-    rest = max(0.0, duration_s - options.start_s)
-    return rest if options.duration_s is None else min(rest, options.duration_s)
-
-
-def _total_seconds(files: list[str], options: EmbedOptions) -> float | None:
-    from audioset.errors import AudioSetError
-
-    if len(files) > _FEW or STDIN in files:
-        return None
-    total = 0.0
-    for name in files:
-        try:
-            seconds = _seconds(name, options)
-        except AudioSetError:
-            continue
-        if seconds is None:
-            return None
-        total += seconds
-    return total or None
 
 
 def _dry_run(inputs: Inputs, spec: ModelSpec, options: EmbedOptions, *, as_json: bool) -> None:
@@ -365,7 +286,7 @@ def _dry_run(inputs: Inputs, spec: ModelSpec, options: EmbedOptions, *, as_json:
         known_s = sum(row.duration_s or 0.0 for row in rows)
         known_rows = sum(row.rows or 0 for row in rows)
         size = known_rows * spec.embedding_dim * (1 if options.postprocess == "uint8" else 4)
-        typer.echo(f"{len(rows):,} files, {_clock(known_s)}, {known_rows:,} rows, about {size / 1e6:,.1f} MB of values")
+        typer.echo(f"{len(rows):,} files, {clock(known_s)}, {known_rows:,} rows, about {size / 1e6:,.1f} MB of values")
         for _, reason in failures:
             typer.echo(f"failed: {reason}", err=True)
     if failures:
@@ -386,12 +307,6 @@ def _probe_all(files: tuple[str, ...], options: EmbedOptions) -> Iterator[tuple[
 
     for name in files:
         try:
-            yield name, None if name == STDIN else _seconds(name, options)
+            yield name, None if name == STDIN else seconds_of(name, options.start_s, options.duration_s)
         except AudioSetError as error:
             yield name, error
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,119 @@
+"""What several commands share: the progress bar, and how files that failed are named."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+import typer
+
+from audioset.inputs import STDIN
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+# With few inputs, their lengths are looked up so that the progress bar can count seconds instead of files.
+_FEW = 16
+_NAMED_FAILURES = 20
+
+BUILT_IN = "mini"
+
+
+def report_failures(reasons: Sequence[str], *, all_with: str = "--json") -> None:
+    """Name files that could not be read on stderr; `reasons` are their errors' messages."""
+    for reason in reasons[:_NAMED_FAILURES]:
+        typer.echo(f"failed: {reason}", err=True)
+    if len(reasons) > _NAMED_FAILURES:
+        typer.echo(f"failed: {len(reasons) - _NAMED_FAILURES} more; {all_with} lists them all", err=True)
+
+
+class Bar:
+    """Progress in files, or in seconds of audio where the inputs are few and their lengths known."""
+
+    def __init__(
+        self,
+        progress: Progress | None,
+        doing: str,
+        files: Sequence[str],
+        start_s: float = 0.0,
+        duration_s: float | None = None,
+    ) -> None:
+        self._progress = progress
+        self._began = time.perf_counter()
+        if progress is None:
+            return
+        self._total_s = _total_seconds(files, start_s, duration_s)
+        self._task: TaskID = progress.add_task(doing, total=self._total_s or len(files), talk="")
+
+    def update(self, files: int, audio_s: float, failures: int) -> None:
+        """Show how many files and seconds are done, and how many files have failed."""
+        if self._progress is None:
+            return
+        rate = audio_s / max(time.perf_counter() - self._began, 1e-3)
+        talk = f"{clock(audio_s)} of audio, {rate:.0f}× real time" + (f", {failures} failed" if failures else "")
+        self._progress.update(self._task, completed=audio_s if self._total_s else files, talk=talk)
+
+
+def progress_on(stream: TextIO) -> Progress | None:
+    """Return bars that are drawn on a terminal and vanish at the end; None where the stream is no terminal."""
+    if not stream.isatty():
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[talk]}"),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+        transient=True,
+        redirect_stdout=False,  # results may go there
+    )
+
+
+def seconds_of(name: str, start_s: float, duration_s: float | None) -> float | None:
+    """Return how many seconds of a file a window holds, None where its container does not say its length."""
+    from audioset import audio
+
+    length_s = audio.probe(name).duration_s
+    if length_s is None:
+        return None
+    rest_s = max(0.0, length_s - start_s)
+    return rest_s if duration_s is None else min(rest_s, duration_s)
+
+
+def say_if_small(model: str) -> None:
+    """Say on stderr of the built-in model that it is no match for the published ones."""
+    if model == BUILT_IN:
+        typer.echo(
+            f"{BUILT_IN} is a small model for trying things out: expect rough results. For real work fetch yamnet "
+            "(`audioset models fetch yamnet`) and use --model yamnet",
+            err=True,
+        )
+
+
+def clock(seconds: float) -> str:
+    """Return a length as hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _total_seconds(files: Sequence[str], start_s: float, duration_s: float | None) -> float | None:
+    from audioset.errors import AudioSetError
+
+    if len(files) > _FEW or STDIN in files:
+        return None
+    total = 0.0
+    for name in files:
+        try:
+            seconds = seconds_of(name, start_s, duration_s)
+        except AudioSetError:
+            continue
+        if seconds is None:
+            return None
+        total += seconds
+    return total or None

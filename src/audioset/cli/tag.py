@@ -1,0 +1,380 @@
+"""`audioset tag`: which sounds are in audio files, and when."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from audioset.cli._common import Bar, clock, progress_on, report_failures, say_if_small
+from audioset.cli._reports import CsvReport, JsonReport, PlainReport, Report, RichReport, Selection
+from audioset.cli.models import downloading
+from audioset.errors import AudioSetError, OptionError, OutputError
+from audioset.inputs import STDIN, Inputs, expand
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from audioset.embed import Model
+    from audioset.scores import Scores
+
+
+class FormatChoice(str, Enum):
+    """What results can be written as."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    audacity = "audacity"
+    textgrid = "textgrid"
+
+
+# Formats that hold one recording a file, with the ending of such files.
+_LABELS: Mapping[FormatChoice, str] = {FormatChoice.audacity: ".txt", FormatChoice.textgrid: ".TextGrid"}
+_BY_ENDING = {".json": FormatChoice.json, ".csv": FormatChoice.csv, ".textgrid": FormatChoice.textgrid}
+
+
+def tag(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Audio or video files, folders (searched recursively), patterns, or - for standard input."),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model; `audioset models list` shows them.")] = "yamnet",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            help="Weights: a file in any format that can be read, or untrained:SEED for a dry run of the machinery.",
+            show_default="the published ones, downloaded once",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top",
+            help="Classes a file: those with the highest mean score; with --timeline those with the highest peak.",
+            show_default="5; with --timeline all",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            help="Lowest score to show; with --timeline the score that makes an event, which lasts down to half of it.",
+            show_default="0; with --timeline 0.3",
+        ),
+    ] = None,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Show when each sound happens, not what the whole file is about.")
+    ] = False,
+    output_format: Annotated[
+        FormatChoice | None,
+        typer.Option(
+            "--format",
+            help="`audacity` (a label track) and `textgrid` (Praat) hold the timeline of one recording.",
+            show_default="by the ending of --out: .csv, .json or .TextGrid; else table",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Output; for audacity and textgrid of several inputs a folder.",
+            show_default="standard output",
+        ),
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            "--plot",
+            help="Also draw the spectrogram above the timeline: .png, .pdf or .svg; for several inputs a folder. Needs "
+            "`audioset[plot]`.",
+        ),
+    ] = None,
+    hop: Annotated[
+        float | None,
+        typer.Option("--hop", help="Seconds from one example to the next.", show_default="0.48 for yamnet"),
+    ] = None,
+    files_from: Annotated[
+        list[str] | None,
+        typer.Option("--files-from", help="Also tag the files named in this list, one a line; may be repeated."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Cores to use.", show_default="all")] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Examples that go through the network at once.")] = 32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+) -> None:
+    """Name the sounds in audio files.
+
+    By default the classes that score highest on average over each file; with --timeline when each sound happens. A
+    file that cannot be read is named at the end and does not stop the others. An existing output is kept unless
+    --overwrite; in a folder of outputs, inputs whose outputs are there are not tagged again.
+
+    Examples:
+
+      audioset tag street.wav
+
+      audioset tag recordings/ --top 3 -o tags.csv
+
+      audioset tag talk.mp4 --timeline --plot talk.png
+
+      audioset tag recordings/ --format textgrid -o grids/
+    """
+    from audioset import models
+    from audioset.embed import EmbedOptions, Model
+    from audioset.weights import load
+
+    inputs = expand(paths or [], lists=files_from or [])
+    if not inputs.files and not inputs.missing:
+        raise OptionError("no input: expected files, folders or patterns. `audioset tag --help` has examples")
+    form = output_format or _BY_ENDING.get(Path(out or "").suffix.lower(), FormatChoice.table)
+    selection = Selection(timeline or form in _LABELS, top, threshold)
+    spec = models.get(model)
+    EmbedOptions(hop).resolve(spec)
+    outputs = _Outputs.plan(inputs.files, form, None if out == STDIN else out, plot, overwrite=overwrite)
+    say_if_small(model)
+    with downloading(model) as progress:
+        found = load(model, weights, progress=progress)
+    job = _Job(Model(spec, found, threads=threads, batch_size=batch), selection, outputs, hop)
+    began = time.perf_counter()
+    with outputs.stream() as stream:
+        job.run(inputs, stream)
+        if outputs.whole is not None and not job.num_tagged:
+            job.talk(time.perf_counter() - began)
+            raise typer.Exit(1)  # nothing could be read: leaves no output
+    job.talk(time.perf_counter() - began)
+    if job.failures:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Where results go: all to one stream or file, or each input's to files of its own.
+
+    Attributes
+    ----------
+    form : FormatChoice
+        Of the results.
+    name : str or None
+        File or folder of the results; None for standard output.
+    whole : Path or None
+        The one file for all results; None where they go to standard output or to files of their own.
+    labels, plots : mapping of str to Path
+        By input, the files that are to be written for it alone.
+    todo : tuple of str
+        Inputs of which something is to be written.
+    num_kept : int
+        How many files of `labels` and `plots` are there already and stay as they are.
+    """
+
+    form: FormatChoice
+    name: str | None
+    whole: Path | None
+    labels: Mapping[str, Path]
+    plots: Mapping[str, Path]
+    todo: tuple[str, ...]
+    num_kept: int
+
+    @classmethod
+    def plan(
+        cls, files: Sequence[str], form: FormatChoice, out: str | None, plot: str | None, *, overwrite: bool
+    ) -> _Outputs:
+        """Decide, and refuse before any work what cannot be done."""
+        whole = None
+        labels: dict[str, Path] = {}
+        if out is None:
+            if form in _LABELS and len(files) > 1:
+                raise OptionError(
+                    f"--format {form.value}: {len(files)} inputs and standard output; expected one input, as it holds "
+                    "one recording. Name a folder with --out"
+                )
+        elif form in _LABELS:
+            labels = _one_each(files, out, _LABELS[form], "--out")
+        else:
+            whole = Path(out)
+            if whole.is_dir():
+                raise OptionError(f"--out {out}: a folder; expected a file for all inputs. Try {whole / 'tags.csv'}")
+        plots = {} if plot is None else _plan_plots(files, plot)
+        # What is named itself must be new and in a folder that is there; outputs in a folder may be there from before.
+        for path in (whole, *labels.values(), *plots.values()):
+            if path is None or str(path) not in (os.path.normpath(name) for name in (out, plot) if name):
+                continue
+            if not path.absolute().parent.is_dir():
+                raise OutputError(f"{path}: its folder does not exist; make it, or choose another name")
+            if path.exists() and not overwrite:
+                raise OutputError(f"{path}: exists; --overwrite to replace it, or choose another name")
+        num_kept = 0
+        if not overwrite:
+            num_kept = sum(path.exists() for path in (*labels.values(), *plots.values()))
+            labels, plots = (
+                {file: path for file, path in paths.items() if not path.exists()} for paths in (labels, plots)
+            )
+        separate = form in _LABELS and out is not None
+        todo = tuple(file for file in files if not separate or file in labels or file in plots)
+        return cls(form, out, whole, labels, plots, todo, num_kept)
+
+    @contextmanager
+    def stream(self) -> Iterator[TextIO]:
+        """Give the stream for results that share one; a file appears whole at the end, or not at all."""
+        from audioset.weights.files import written_whole
+
+        if self.whole is None:
+            yield sys.stdout
+            return
+        with written_whole(self.whole) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+
+
+def _one_each(files: Sequence[str], out: str, suffix: str, option: str) -> dict[str, Path]:
+    """Name an output for each input: `out` itself for one input, else a file in the folder `out`.
+
+    Folders below the one that all inputs share are kept, so equal names do not meet. The input's ending gives way to
+    `suffix`, but stays before it where two inputs differ in nothing else.
+    """
+    folder = Path(out)
+    if not files:
+        return {}
+    if len(files) == 1 and not folder.is_dir() and not out.endswith(("/", os.sep)):
+        return {files[0]: folder}
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{option} {out}: a file; expected a folder, for an output of each of {len(files)} inputs")
+    places = {file: Path("stdin" if file == STDIN else os.path.abspath(file)) for file in files}  # noqa: PTH100
+    shared = _shared({place.parent for file, place in places.items() if file != STDIN})
+    below = {}
+    for file, place in places.items():
+        below[file] = place if shared is None or file == STDIN else place.relative_to(shared)
+        if below[file].is_absolute():
+            below[file] = Path(place.drive.strip(":\\"), *place.parts[1:])
+    stems = Counter(place.with_suffix("") for place in below.values())
+    named = {
+        file: folder / (place.with_suffix(suffix) if stems[place.with_suffix("")] == 1 else f"{place}{suffix}")
+        for file, place in below.items()
+    }
+    (output, times), *_ = Counter(named.values()).most_common(1)
+    if times > 1:
+        raise OptionError(f"{option} {out}: {times} inputs would be written to {output}; tag them one by one")
+    return named
+
+
+def _plan_plots(files: Sequence[str], plot: str) -> dict[str, Path]:
+    from audioset import plot as picture
+
+    picture.check_installed()
+    if STDIN in files:
+        raise OptionError("--plot: standard input cannot be read twice; expected files. Save it to one first")
+    plots = _one_each(files, plot, ".png", "--plot")
+    for path in plots.values():
+        picture.check_format(path)
+    return plots
+
+
+def _shared(parents: set[Path]) -> Path | None:
+    try:
+        return Path(os.path.commonpath(parents)) if parents else None
+    except ValueError:  # on different drives
+        return None
+
+
+@dataclass
+class _Job:
+    """A job while it runs: what has been done so far."""
+
+    model: Model
+    selection: Selection
+    outputs: _Outputs
+    hop_s: float | None
+    num_tagged: int = 0
+    audio_s: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    def run(self, inputs: Inputs, stream: TextIO) -> None:
+        files = self.outputs.todo
+        # A bar on the terminal that also takes the results would be broken by them: it draws both.
+        progress = progress_on(sys.stdout if stream is sys.stdout and sys.stdout.isatty() else sys.stderr)
+        with progress or nullcontext():
+            report = self._report(stream, progress)
+            for name, error in inputs.missing:
+                self._fail(report, name, error)
+            bar = Bar(progress, "tagging", files)
+            sources = (sys.stdin.buffer if name == STDIN else name for name in files)
+
+            def show(audio_s: float) -> None:
+                bar.update(self.num_tagged + len(self.failures), audio_s, len(self.failures))
+
+            for name, scores in zip(files, self.model.tag_files(sources, hop_s=self.hop_s, progress=show), strict=True):
+                try:
+                    if scores.error is not None:
+                        raise scores.error
+                    self._write(replace(scores, file=name), report, stream)
+                except OutputError:
+                    raise
+                except AudioSetError as error:
+                    self._fail(report, name, error)
+                    continue
+                self.num_tagged += 1
+                self.audio_s += scores.duration_s
+            report.end()
+            stream.flush()
+
+    def talk(self, wall_s: float) -> None:
+        """Say on stderr what has been done, where results did not go to the screen."""
+        report_failures(self.failures, all_with="--format json")
+        if self.outputs.num_kept:
+            typer.echo(f"outputs already there, kept: {self.outputs.num_kept:,}; --overwrite to replace them", err=True)
+        if not self.num_tagged or self.outputs.name is None:
+            return
+        talk = f"{self.num_tagged:,} {'file' if self.num_tagged == 1 else 'files'} tagged → {self.outputs.name}"
+        talk += f" ({clock(self.audio_s)} of audio in {wall_s:.1f} s, {self.audio_s / wall_s:.0f}× real time)"
+        typer.echo(talk + (f"; {len(self.failures):,} failed" if self.failures else ""), err=True)
+
+    def _report(self, stream: TextIO, progress: Progress | None) -> Report:
+        if self.outputs.form is FormatChoice.json:
+            return JsonReport(stream, self.selection)
+        if self.outputs.form is FormatChoice.csv:
+            return CsvReport(stream, self.selection)
+        if self.outputs.form in _LABELS:
+            return Report()
+        if progress is not None and stream is sys.stdout and sys.stdout.isatty():
+            return RichReport(progress.console, self.selection)
+        return PlainReport(stream, self.selection, self.outputs.todo)
+
+    def _write(self, scores: Scores, report: Report, stream: TextIO) -> None:
+        from audioset import labels
+        from audioset.plot import DEFAULT_TOP, save_timeline
+        from audioset.weights.files import written_whole
+
+        form = self.outputs.form
+        path = self.outputs.labels.get(scores.file)
+        if form in _LABELS and (path or self.outputs.name is None):
+            events = self.selection.events(scores)
+            grid = form is FormatChoice.textgrid
+            text = labels.textgrid(events, scores.duration_s) if grid else labels.audacity(events)
+            if path is None:
+                stream.write(text)
+            else:
+                with written_whole(path) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+        if scores.file in self.outputs.plots:
+            save_timeline(
+                scores,
+                scores.file,
+                self.outputs.plots[scores.file],
+                top=self.selection.top or DEFAULT_TOP,
+                log_offset=self.model.spec.log_offset,
+            )
+        report.add(scores)
+        stream.flush()  # a reader that has seen enough is noticed here
+
+    def _fail(self, report: Report, name: str, error: Exception) -> None:
+        self.failures.append(str(error))
+        report.fail(name, str(error))
