@@ -254,6 +254,7 @@ def test_killed_job_resumes_to_the_same_rows(folder: Path, tmp_path: Path, kille
     _, error = process.communicate(timeout=30)
     assert process.returncode != 0
     assert b"Traceback" not in error
+    assert (b"interrupted; finished files are kept" in error) == (killer == signal.SIGINT)
     assert not out.exists()
 
     again = CliRunner().invoke(app, ["embed", str(folder), "-o", str(out), *WEIGHTS])

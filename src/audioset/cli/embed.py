@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -171,25 +171,26 @@ def embed(
         pca_sha256=None if parameters is None else parameters.sha256,
     )
     summary = None
-    with open_writer(
-        out, info, format=output_format, overwrite=overwrite, resume=resume, inputs=inputs.files
-    ) as writer:
-        began = time.perf_counter()
-        job = _Job(writer)
-        if not writer.complete:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ShortClipWarning)  # counted in the summary
-                # Kept by no name, so that the network's memory is free again when the output is put together.
-                job.run(Model(spec, found, threads=threads, batch_size=batch, pca=parameters), inputs, options)
-        if job.num_files or writer.completed.difference(failure.file for failure in writer.failures):
-            summary = writer.finish()
-        else:
-            writer.discard()
-    if summary is None:  # nothing could be read, or the reader of a pipe has seen enough
-        report_failures([failure.reason for failure in writer.failures])
-        raise typer.Exit(1)
-    job.report(summary, time.perf_counter() - began, as_json=as_json)
-    if summary.failures:
+    try:
+        with open_writer(
+            out, info, format=output_format, overwrite=overwrite, resume=resume, inputs=inputs.files
+        ) as writer:
+            job = _Job(writer)
+            if not writer.complete:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ShortClipWarning)  # counted in the summary
+                    # Kept by no name, so that the network's memory is free again when the output is put together.
+                    job.run(Model(spec, found, threads=threads, batch_size=batch, pca=parameters), inputs, options)
+            if job.num_files or writer.completed.difference(failure.file for failure in writer.failures):
+                summary = writer.finish()
+            else:
+                writer.discard()
+    except KeyboardInterrupt:
+        typer.echo("interrupted; finished files are kept: go on with --resume", err=True)
+        raise typer.Exit(130) from None
+    # Without a summary, nothing could be embedded or the reader of a pipe has seen enough.
+    job.report(writer.finish() if summary is None and out == STDIN else summary, as_json=as_json)
+    if summary is None or summary.failures:
         raise typer.Exit(1)
 
 
@@ -202,6 +203,7 @@ class _Job:
     audio_s: float = 0.0
     num_short: int = 0
     num_without_rows: int = 0
+    began: float = field(default_factory=time.perf_counter)
 
     def run(self, model: Model, inputs: Inputs, options: EmbedOptions) -> None:
         for name, error in inputs.missing:
@@ -230,24 +232,26 @@ class _Job:
                 bar.update(files_done + block.last, self.audio_s + rest_s, len(self.writer.failures))
                 files_done += block.last
 
-    def report(self, summary: JobSummary, wall_s: float, *, as_json: bool) -> None:
-        report_failures([failure.reason for failure in summary.failures])
+    def report(self, summary: JobSummary | None, *, as_json: bool) -> None:
+        """Say how it went; there is no summary where nothing could be embedded."""
+        wall_s = time.perf_counter() - self.began
+        failures = self.writer.failures
+        report_failures([failure.reason for failure in failures])
+        out = None if summary is None or summary.path is None else str(summary.path)
+        files, rows, num_bytes = (summary.files, summary.rows, summary.num_bytes) if summary else (0, 0, 0)
         if as_json:
-            typer.echo(
-                json.dumps(
-                    {
-                        "out": None if summary.path is None else str(summary.path),
-                        "files": summary.files,
-                        "rows": summary.rows,
-                        "bytes": summary.num_bytes,
-                        "audio_s": round(self.audio_s, 3),
-                        "wall_s": round(wall_s, 3),
-                        "padded_short": self.num_short,
-                        "without_rows": self.num_without_rows,
-                        "failures": [{"file": failure.file, "reason": failure.reason} for failure in summary.failures],
-                    }
-                )
-            )
+            found = {
+                "out": out,
+                "files": files,
+                "rows": rows,
+                "bytes": num_bytes,
+                "audio_s": round(self.audio_s, 3),
+                "wall_s": round(wall_s, 3),
+                "padded_short": self.num_short,
+                "without_rows": self.num_without_rows,
+                "failures": [asdict(failure) for failure in failures],
+            }
+            typer.echo(json.dumps(found))
             return
         for count, what in (
             (self.num_short, "shorter than one example (0.975 s), zero-padded to one; --pad none would drop them"),
@@ -255,14 +259,14 @@ class _Job:
         ):
             if count:
                 typer.echo(f"{count} {'clip' if count == 1 else 'clips'} {what}", err=True)
-        where = "standard output" if summary.path is None else summary.path
-        talk = f"{summary.rows:,} embeddings of {summary.files:,} {'file' if summary.files == 1 else 'files'} → {where}"
+        where = "nothing written" if summary is None else out or "standard output"
+        talk = f"{rows:,} embeddings of {files:,} {'file' if files == 1 else 'files'} → {where}"
         if self.audio_s:
             talk += f" ({clock(self.audio_s)} of audio in {wall_s:.1f} s, {self.audio_s / wall_s:.0f}× real time)"
         elif self.writer.complete:
             talk += " (already complete)"
-        if summary.failures:
-            talk += f"; {len(summary.failures):,} failed"
+        if failures:
+            talk += f"; {len(failures):,} failed"
         typer.echo(talk, err=True)
 
 
