@@ -4,8 +4,8 @@
 
 ESC10 is a folder with a folder of clips for each class. ESC-10's classes are not AudioSet's: a clip counts as found if
 any of the names below is among the five classes that score highest on average over the clip, or at their peaks: many
-clips are silent for the most part. Only names that mean the class's own
-sound are accepted, or the source that it names; none so general as "Animal" or "Vehicle".
+clips are silent for the most part. Only names that mean the class's own sound or its source are accepted; none so
+general as "Animal" or "Vehicle".
 """
 
 from __future__ import annotations

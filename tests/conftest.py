@@ -71,3 +71,32 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     )
     monkeypatch.setattr(models, "REGISTRY", MappingProxyType({**models.REGISTRY, "tiny": spec}))
     return spec
+
+
+@pytest.fixture
+def tiny_tagger(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    """A model that scores YAMNet's 521 classes and loads in milliseconds, registered as "tiny-tagger"."""
+    from types import MappingProxyType
+
+    from audioset import models
+    from audioset.models.layers import Conv, Dense, GlobalAverage, Output
+    from audioset.models.spec import ModelSpec
+
+    spec = ModelSpec(
+        name="tiny-tagger",
+        summary="for tests",
+        layers=(
+            Conv("a", 8, stride=8),
+            GlobalAverage(),
+            Output("embedding"),
+            Dense("b", 521, activation="sigmoid"),
+            Output("scores"),
+        ),
+        log_offset=0.001,
+        hop_s=0.48,
+        pad="all",
+        licence="",
+        citation="",
+    )
+    monkeypatch.setattr(models, "REGISTRY", MappingProxyType({**models.REGISTRY, "tiny-tagger": spec}))
+    return spec
