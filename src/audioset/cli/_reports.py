@@ -42,8 +42,9 @@ class Selection:
     def __post_init__(self) -> None:
         if self.top is not None and self.top < 1:
             raise OptionError(f"top: {self.top} is out of range; expected 1 or more classes")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise OptionError(f"threshold: {self.threshold} is out of range; expected a score from 0 to 1")
+        if self.threshold is not None and not (0 <= self.threshold <= 1 and (self.threshold or not self.timeline)):
+            expected = "above 0, up to 1" if self.timeline else "from 0 to 1"
+            raise OptionError(f"threshold: {self.threshold} is out of range; expected a score {expected}")
 
     @property
     def columns(self) -> tuple[str, ...]:
