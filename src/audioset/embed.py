@@ -171,7 +171,7 @@ class Model:
         batch_size: int = engine.DEFAULT_BATCH_SIZE,
         pca: Pca | str | os.PathLike[str] | None = None,
     ) -> None:
-        self.spec = spec
+        self.spec = spec = spec.of_format(model_weights.provenance.get("source_format"))
         self.weights = model_weights
         self.threads = available_cores() if threads is None else threads
         self.batch_size = batch_size

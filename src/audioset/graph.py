@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 OPSET = 17
 INPUT_NAME = "examples"
 
-_ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid"}
+# Operator, and the names of what it reads besides its input.
+_ACTIVATIONS = {"relu": ("Relu",), "relu6": ("Clip", "relu6_low", "relu6_high"), "sigmoid": ("Sigmoid",)}
 _SIDES = ("weights", "biases")
 
 
@@ -125,7 +126,7 @@ class _Builder:
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width])
                 for name, width in spec.outputs.items()
             ],
-            initializer=[axes, *(self._outside(name) for name in spec.tensor_shapes)],
+            initializer=[axes, *self._limits(), *(self._outside(name) for name in spec.tensor_shapes)],
         )
         model: onnx.ModelProto = helper.make_model(
             graph, producer_name="audioset", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
@@ -151,7 +152,17 @@ class _Builder:
 
     def _activate(self, activation: Activation) -> None:
         if activation is not None:
-            self._add(_ACTIVATIONS[activation], self._last)
+            kind, *others = _ACTIVATIONS[activation]
+            self._add(kind, self._last, *others)
+
+    def _limits(self) -> list[onnx.TensorProto]:
+        """What `relu6` clips to, where the network has one."""
+        from onnx import TensorProto
+
+        if not any(getattr(layer, "activation", None) == "relu6" for layer in self._spec.layers):
+            return []
+        limits = (("relu6_low", 0.0), ("relu6_high", 6.0))
+        return [self._helper.make_tensor(name, TensorProto.FLOAT, [], [limit]) for name, limit in limits]
 
     def _outside(self, name: str) -> onnx.TensorProto:
         """An initializer whose data is not in the model."""

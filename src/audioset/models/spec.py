@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from audioset.features import NUM_FRAMES, NUM_MEL_BANDS, Pad
@@ -32,6 +33,8 @@ class ModelSpec:
         Of the published weights.
     has_pca : bool
         PCA parameters are published for its embeddings (`audioset.postprocess`).
+    variants : mapping of str to tuple of Layer
+        Layers to use instead where the weights come from a file of this format, with tensors of the same shapes.
     """
 
     name: str
@@ -43,6 +46,11 @@ class ModelSpec:
     licence: str
     citation: str
     has_pca: bool = False
+    variants: Mapping[str, tuple[Layer, ...]] = field(default_factory=dict, hash=False)
+
+    def of_format(self, source_format: str | None) -> ModelSpec:
+        """Return the model as weights from a file of this format need it."""
+        return replace(self, layers=self.variants.get(source_format or "", self.layers))
 
     @cached_property
     def tensor_shapes(self) -> dict[str, Shape]:

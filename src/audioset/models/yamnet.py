@@ -4,8 +4,9 @@ Batch norms are folded into the convolutions. The layers are numbered as in the 
 """
 
 import itertools
+from collections.abc import Iterator
 
-from audioset.models.layers import Conv, Dense, DepthwiseConv, GlobalAverage, Layer, Output
+from audioset.models.layers import Activation, Conv, Dense, DepthwiseConv, GlobalAverage, Layer, Output
 from audioset.models.spec import ModelSpec
 
 NUM_CLASSES = 521
@@ -16,25 +17,31 @@ BATCH_NORM_EPSILON = 1e-4
 _SEPARABLE = ((1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), *[(1, 512)] * 5, (2, 1024), (1, 1024))
 
 
-_SEPARABLE_LAYERS: tuple[tuple[Layer, ...], ...] = tuple(
-    (
-        DepthwiseConv(f"layer{number}/depthwise", stride=stride),
-        Conv(f"layer{number}/pointwise", filters, kernel=1),
+def _layers(activation: Activation) -> tuple[Layer, ...]:
+    separable: Iterator[tuple[Layer, ...]] = (
+        (
+            DepthwiseConv(f"layer{number}/depthwise", stride=stride, activation=activation),
+            Conv(f"layer{number}/pointwise", filters, kernel=1, activation=activation),
+        )
+        for number, (stride, filters) in enumerate(_SEPARABLE, start=2)
     )
-    for number, (stride, filters) in enumerate(_SEPARABLE, start=2)
-)
-
-SPEC = ModelSpec(
-    name="yamnet",
-    summary="YAMNet: 1024-d embeddings and 521 AudioSet classes, every 0.48 s",
-    layers=(
-        Conv("layer1/conv", 32, stride=2),
-        *itertools.chain.from_iterable(_SEPARABLE_LAYERS),
+    return (
+        Conv("layer1/conv", 32, stride=2, activation=activation),
+        *itertools.chain.from_iterable(separable),
         GlobalAverage(),
         Output("embedding"),
         Dense("logits", NUM_CLASSES, activation="sigmoid"),
         Output("scores"),
-    ),
+    )
+
+
+SPEC = ModelSpec(
+    name="yamnet",
+    summary="YAMNet: 1024-d embeddings and 521 AudioSet classes, every 0.48 s",
+    layers=_layers("relu"),
+    # In the 8-bit TensorFlow Lite file, activations end at 6 (its operators say so); in the published Keras code they
+    # do not.
+    variants={"tflite": _layers("relu6")},
     log_offset=0.001,
     hop_s=0.48,
     pad="all",
