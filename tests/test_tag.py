@@ -91,11 +91,11 @@ def test_scores_agree_with_the_official_runtime(data_dir: Path) -> None:
     assert len(names) == 13
     ours = np.stack([yamnet.tag(golden[f"{name}/waveform"], 16_000).values[0] for name in names])
     theirs = np.stack([golden[f"{name}/scores"] for name in names])
+    # The official runtime computes in 8 bits, we in float32 with its weights: 0.999 over all, 0.984 to 1.000 a clip.
     for name, mine, official in zip(names, ours, theirs, strict=True):
+        assert np.corrcoef(mine, official)[0, 1] >= 0.98, name
         assert official[mine.argmax()] >= official.max() - 0.1, name
-    # The official runtime computes in 8 bits, we in float32 with its weights: 0.992 over all, 0.94 to 1.00 a clip.
-    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] >= 0.98
-    assert np.mean([np.corrcoef(pair)[0, 1] for pair in zip(ours, theirs, strict=True)]) >= 0.98
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] >= 0.995
     assert np.abs(ours - theirs).mean() <= 1e-3
 
 
