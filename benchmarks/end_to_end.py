@@ -64,10 +64,15 @@ def whole_job(model: audioset.Model, files: tuple[str, ...], out: Path) -> float
 def command(arguments: list[str]) -> tuple[float, float]:
     """Seconds and peak RSS (MB) of one `audioset` process."""
     began = time.perf_counter()
+    # Linux's ru_maxrss would count the memory of this process too, from before the new one took its own.
     code = (
-        "import resource, sys; from audioset.cli import main\n"
+        "import pathlib, re, resource, sys; from audioset.cli import main\n"
         "try: main()\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        "finally:\n"
+        "    status = pathlib.Path('/proc/self/status')\n"
+        "    peak = re.search(r'VmHWM:\\s+(\\d+)', status.read_text())[1] if status.exists() else \\\n"
+        "        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "    print(peak, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     if done.returncode:
@@ -79,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="folder of recordings")
     parser.add_argument("--model", default="vggish")
-    parser.add_argument("--weights", default="untrained:0")
+    parser.add_argument("--weights", help="a path or untrained:SEED; the published or built-in ones by default")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
@@ -104,7 +109,8 @@ def main() -> None:
             alone.append(network_alone(model, examples))
             whole.append(whole_job(model, files, out))
         process_s, peak_mb = command(
-            ["embed", options.folder, "-o", str(out), "--overwrite", "-m", options.model, "-w", options.weights]
+            ["embed", options.folder, "-o", str(out), "--overwrite", "-m", options.model]
+            + (["--weights", options.weights] if options.weights else [])
             + (["--threads", str(options.threads)] if options.threads else [])
         )
     ratio = statistics.median(job / network for job, network in zip(whole, alone, strict=True))

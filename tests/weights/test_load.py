@@ -464,3 +464,15 @@ def test_a_missing_pca_file_is_named(tmp_path: Path) -> None:
 def test_the_small_model_is_only_small(small_vggish: ModelSpec) -> None:
     assert list(small_vggish.tensor_shapes) == list(models.vggish.SPEC.tensor_shapes)
     assert small_vggish.num_weights < 10_000
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"unknown weights"):
+        load("vggish", "")
+
+
+def test_built_in_weights_are_read_from_the_package() -> None:
+    weights = load("mini")
+    assert weights.name == "mini"
+    assert weights.provenance["teacher"] == "yamnet"
+    assert all(values.dtype == np.float32 for values in weights.tensors.values())

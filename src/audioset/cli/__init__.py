@@ -9,7 +9,7 @@ from typing import Annotated, TextIO
 import typer
 
 from audioset._version import __version__
-from audioset.cli import check, embed, models, tag
+from audioset.cli import check, distill, embed, models, tag
 from audioset.errors import AudioSetError, OptionError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command()(embed.embed)
 app.command()(tag.tag)
 app.command()(check.check)
+app.command()(distill.distill)
 app.add_typer(models.app, name="models")
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
 
 from audioset.errors import OptionError
-from audioset.models import vggish, yamnet
+from audioset.models import mini, vggish, yamnet
 from audioset.models.spec import ModelSpec
 
 REGISTRY = MappingProxyType(
     {
         "vggish": vggish.SPEC,
         "yamnet": yamnet.SPEC,
+        "mini": mini.SPEC,
     }
 )
+
+
+def built_in(name: str) -> Path | None:
+    """Return the weights that ship with the package beside the model's own file, if they do."""
+    path = Path(__file__).with_name(f"{name}.safetensors")
+    return path if path.is_file() else None
 
 
 def get(name: str) -> ModelSpec:

@@ -24,7 +24,7 @@ from audioset.weights import readers
 from audioset.weights.cache import Check, close_match, find_present, select, verify
 from audioset.weights.catalogue import PCA, WEIGHTS, CatalogueEntry, catalogue
 from audioset.weights.content import Weights, content_sha256, from_tensors, save
-from audioset.weights.conversion import convert, open_converted, open_path, open_ready
+from audioset.weights.conversion import convert, open_built_in, open_converted, open_path, open_ready
 from audioset.weights.download import Progress, fetch
 from audioset.weights.files import cache_dir, unreadable
 from audioset.weights.untrained import UntrainedWeightsWarning, draw
@@ -60,9 +60,10 @@ def load(model: str, weights: str | os.PathLike[str] | None = None, *, progress:
     model
         A model of the registry, such as "vggish".
     weights
-        None for the published ones; the name of a catalogue entry; "untrained:SEED"; or a path to safetensors, a
-        TensorFlow checkpoint (version 1: the file; version 2: the prefix or the `.index`) or a PyTorch state dict, told
-        apart by content. A catalogue name wins over a file of the same name: write `./vggish` for the file.
+        None for those that ship with the package or else the published ones; the name of a catalogue entry;
+        "untrained:SEED"; or a path to safetensors, a TensorFlow checkpoint (version 1: the file; version 2: the prefix
+        or the `.index`), a PyTorch state dict, a Keras or a TensorFlow Lite file, told apart by content. A catalogue
+        name wins over a file of the same name: write `./vggish` for the file.
     progress
         Called as `progress(bytes_done, bytes_total)` while something is downloaded.
 
@@ -83,6 +84,9 @@ def load(model: str, weights: str | os.PathLike[str] | None = None, *, progress:
     shapes = models.get(model).tensor_shapes
     entries = catalogue()
     if weights is None:
+        built_in = models.built_in(model)
+        if built_in is not None:
+            return open_built_in(model, built_in)
         if model not in entries:
             raise WeightsError(f"{model}: nothing published under this name; expected a path. {_accepted(model)}")
         return _load_entry(model, entries[model], progress)
@@ -159,7 +163,7 @@ def _seed(weights: str) -> int:
 
 def _refuse_unless_file(model: str, weights: str, entries: dict[str, CatalogueEntry]) -> None:
     path = Path(weights).expanduser()
-    if path.exists() or path.with_name(path.name + ".index").is_file():
+    if path.name and (path.exists() or path.with_name(path.name + ".index").is_file()):
         return
     looks_like_path = path.suffix or os.sep in weights or "/" in weights
     found = "no such file" if looks_like_path else "unknown weights, and no file of this name"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from audioset.errors import OutputError, WeightsFormatError
-from audioset.weights import content, readers
+from audioset.weights import content, readers, safetensors_file
 from audioset.weights.content import Weights
 from audioset.weights.files import cache_dir, sha256_of, unwritable, written_whole
 from audioset.weights.readers import SAFETENSORS, Source
@@ -44,6 +46,13 @@ def open_path(model: str, path: Path) -> Weights:
         if usable is not None:
             return usable
     return open_converted(model, source, _remembered_sha256(source), path.name)
+
+
+def open_built_in(model: str, path: Path) -> Weights:
+    """Return the weights that ship with the package, small enough to be read into memory as float32."""
+    weights = _read(model, Source(path, SAFETENSORS), sha256_of((path,)))
+    about = safetensors_file.read(path)[1]
+    return replace(weights, name=model, provenance=MappingProxyType({**about, **weights.provenance}))
 
 
 def open_converted(model: str, source: Source, source_sha256: str, name: str) -> Weights:
