@@ -15,14 +15,27 @@ from audioset.errors import AudioSetError
 if TYPE_CHECKING:
     from audioset.embed import Embeddings, EmbedOptions, Model, load
     from audioset.records import read_embeddings
+    from audioset.scores import Event, Scores
 
-__all__ = ["AudioSetError", "EmbedOptions", "Embeddings", "Model", "__version__", "load", "read_embeddings"]
+__all__ = [
+    "AudioSetError",
+    "EmbedOptions",
+    "Embeddings",
+    "Event",
+    "Model",
+    "Scores",
+    "__version__",
+    "load",
+    "read_embeddings",
+]
 
 # Loaded when first asked for, so that `import audioset` costs nothing.
 _LAZY = {
     "EmbedOptions": "audioset.embed",
     "Embeddings": "audioset.embed",
+    "Event": "audioset.scores",
     "Model": "audioset.embed",
+    "Scores": "audioset.scores",
     "load": "audioset.embed",
     "read_embeddings": "audioset.records",
 }

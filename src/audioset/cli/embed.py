@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from audioset.cli._common import Bar, clock, progress_on, report_failures, seconds_of
+from audioset.cli._common import Bar, clock, progress_on, report_failures, say_if_small, seconds_of
 from audioset.cli.models import downloading
 from audioset.features import SAMPLE_RATE_HZ, num_examples
 from audioset.inputs import STDIN, Inputs, expand
@@ -153,6 +153,7 @@ def embed(
         _dry_run(inputs, spec, options, as_json=as_json)
         return
 
+    say_if_small(model)
     with downloading(model) as progress:
         found = load(model, weights, progress=progress)
         parameters = None if options.postprocess == "none" else Pca(*load_pca(pca, progress=progress))

@@ -234,7 +234,8 @@ class JobWriter:
             if error is None:
                 raise
         finally:
-            if self._parts:
+            # The folder is asked, because an interruption may come after a part is written and before it is noted.
+            if any(self._work.glob("part-*.parquet")):
                 self._leave()
             else:
                 self._remove_work()
