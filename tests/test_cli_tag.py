@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 import audioset
 from audioset.cli import app, main
 from audioset.cli._common import say_if_small
+from audioset.errors import OptionError
 from audioset.models.spec import ModelSpec
 
 pytestmark = [
@@ -174,6 +175,12 @@ def test_plots_are_written_beside_the_table(folder: Path, tmp_path: Path) -> Non
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots)
     run(folder / "a.wav", "--plot", tmp_path / "one.png")
     assert (tmp_path / "one.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("arguments", [("--plot", "all.png"), ("--format", "textgrid", "-o", "all.TextGrid")])
+def test_one_file_cannot_take_what_several_inputs_give(folder: Path, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError, match=r"one file; expected a folder"):
+        run(folder, *arguments)
 
 
 def test_standard_input_is_read(folder: Path) -> None:

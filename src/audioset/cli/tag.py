@@ -246,8 +246,8 @@ def _one_each(files: Sequence[str], out: str, suffix: str, option: str) -> dict[
         return {}
     if len(files) == 1 and not folder.is_dir() and not out.endswith(("/", os.sep)):
         return {files[0]: folder}
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{option} {out}: a file; expected a folder, for an output of each of {len(files)} inputs")
+    if not folder.is_dir() and (folder.exists() or folder.suffix.lower() in (suffix.lower(), ".png", ".pdf", ".svg")):
+        raise OptionError(f"{option} {out}: one file; expected a folder, for an output of each of {len(files)} inputs")
     places = {file: Path("stdin" if file == STDIN else os.path.abspath(file)) for file in files}  # noqa: PTH100
     shared = _shared({place.parent for file, place in places.items() if file != STDIN})
     below = {}
