@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -110,15 +109,18 @@ def test_a_fault_of_the_list_of_files_reaches_the_caller() -> None:
 
 
 def test_a_slow_caller_bounds_what_is_decoded() -> None:
-    started = itertools.count()
     decoded = 0
 
     def endless() -> Iterator[engine.OpenWaveform]:
         clip = waveform(0, 30.0)
-        while True:
+
+        def counted() -> Iterator[Float32Array]:
             nonlocal decoded
-            decoded = next(started)
-            yield opened(clip)
+            decoded += 1
+            return opened(clip)()
+
+        while True:
+            yield counted
 
     blocks = run(endless())
     next(blocks)
@@ -134,12 +136,15 @@ def test_a_slow_caller_bounds_what_is_decoded() -> None:
 def test_a_long_file_ahead_does_not_let_others_pile_up() -> None:
     opened_files = 0
 
-    def clips() -> Iterator[engine.OpenWaveform]:
+    def counted() -> Iterator[Float32Array]:
         nonlocal opened_files
+        opened_files += 1
+        return opened(np.zeros(100, np.float32))()
+
+    def clips() -> Iterator[engine.OpenWaveform]:
         yield opened(waveform(0, 200.0))
         for _ in range(5000):
-            opened_files += 1
-            yield opened(np.zeros(100, np.float32))
+            yield counted
 
     blocks = run(clips())
     for block in blocks:
@@ -165,3 +170,34 @@ def test_closing_early_stops_the_workers_and_closes_files() -> None:
     blocks.close()
     assert threading.active_count() == before
     assert closed.is_set()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_input_that_is_late_does_not_delay_the_results_before_it(threads: int) -> None:
+    taken = threading.Event()
+
+    def source() -> Iterator[engine.OpenWaveform]:
+        yield opened(waveform(0, 1.0))
+        assert taken.wait(20), "the first result waits for the second input"
+        yield opened(waveform(1, 1.0))
+
+    indices = []
+    for block in run(source(), threads=threads):
+        indices.append(block.index)
+        taken.set()
+    assert indices == [0, 1]
+
+
+def test_closing_does_not_wait_for_an_input_that_never_comes() -> None:
+    never = threading.Event()
+
+    def source() -> Iterator[engine.OpenWaveform]:
+        yield opened(waveform(0, 1.0))
+        never.wait(60)
+
+    blocks = run(source())
+    next(blocks)
+    began = time.monotonic()
+    blocks.close()
+    assert time.monotonic() - began < 10
+    never.set()

@@ -6,7 +6,8 @@ one waits and advances the earliest unfinished file otherwise, so every core sta
 scarce. All the heavy parts release the interpreter lock.
 
 Results leave in the order of the inputs. What has been decoded and not yet taken by the caller is bounded, so neither
-the number of files, nor their length, nor a slow caller makes memory grow.
+the number of files, nor their length, nor a slow caller makes memory grow. One more thread takes the inputs from the
+caller's iterable, a few ahead, so that an iterable that waits (a watched folder, a queue) delays nobody.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ DEFAULT_BATCH_SIZE = 32
 _MAX_HELD = 1024
 # Files opened ahead of the first unfinished one; many very short clips are needed to fill a batch.
 _MAX_WINDOW = 256
+# Inputs taken from the caller's iterable ahead of need.
+_MAX_AHEAD = 32
+# How long a batch that is not full waits for the iterable to give one more input.
+_PATIENCE_S = 0.05
 # Below this, a batch costs more in reading the network's weights than a second core gains.
 _MIN_SPLIT = 4
 
@@ -135,14 +140,16 @@ def run(
     workers = [
         threading.Thread(target=engine.work, name=f"audioset-{number}", daemon=True) for number in range(threads)
     ]
-    for worker in workers:
-        worker.start()
+    inputs = threading.Thread(target=engine.take_inputs, name="audioset-inputs", daemon=True)
+    for thread in (inputs, *workers):
+        thread.start()
     try:
         yield from engine.blocks()
     finally:
         engine.stop()
         for worker in workers:
             worker.join()
+        inputs.join(_PATIENCE_S)  # it may be waiting in the caller's iterable, for ever
         engine.close()
 
 
@@ -156,7 +163,9 @@ class _Engine:
     """What the workers and the caller share; every attribute is guarded by `_changed`."""
 
     def __init__(self, files: Iterator[_File], network: RunNetwork, batch_size: int) -> None:
-        self._files = files
+        self._inputs = files
+        self._ahead: deque[_File] = deque()
+        self._inputs_ended = False
         self._network = network
         self._batch_size = batch_size
         self._changed = threading.Condition()
@@ -166,7 +175,6 @@ class _Engine:
         self._held = 0
         self._idle = 0
         self._advancing = 0
-        self._no_more_files = False
         self._stopped = False
         self._fault: BaseException | None = None
 
@@ -189,11 +197,28 @@ class _Engine:
                 while (block := self._next_block()) is None:
                     if self._fault is not None:
                         raise self._fault
-                    if self._no_more_files and not self._window:
+                    if self._no_more_files() and not self._window:
                         return
                     self._changed.wait()
                 self._changed.notify_all()
             yield block
+
+    def take_inputs(self) -> None:
+        """Take inputs from the caller's iterable until it ends; it may wait as long as it likes."""
+        try:
+            for file in self._inputs:
+                with self._changed:
+                    self._ahead.append(file)
+                    self._changed.notify_all()
+                    while len(self._ahead) >= _MAX_AHEAD and not self._stopped:
+                        self._changed.wait()
+                    if self._stopped:
+                        return
+            with self._changed:
+                self._inputs_ended = True
+                self._changed.notify_all()
+        except BaseException as fault:
+            self._fail(fault)
 
     def work(self) -> None:
         """Do whatever is most useful until nothing is left."""
@@ -208,12 +233,19 @@ class _Engine:
                 else:
                     self._run(task)
         except BaseException as fault:
-            with self._changed:
-                self._fault = fault
-                self._stopped = True
-                self._changed.notify_all()
+            self._fail(fault)
+
+    def _fail(self, fault: BaseException) -> None:
+        with self._changed:
+            self._fault = fault
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _no_more_files(self) -> bool:
+        return self._inputs_ended and not self._ahead
 
     def _next_task(self) -> _File | list[_Piece] | None:
+        patient = True
         while not self._stopped:
             if self._num_ready >= self._batch_size:
                 return self._take_batch(self._batch_size)
@@ -222,14 +254,15 @@ class _Engine:
                 file.advancing = True
                 self._advancing += 1
                 return file
-            if self._num_ready and not self._advancing:
+            inputs_late = not self._inputs_ended and not self._ahead
+            if self._num_ready and not self._advancing and not (patient and inputs_late):
                 # Nothing more can join the batch for now: what there is is shared among the workers without work.
                 share = -(-self._num_ready // (self._idle + 1))
                 return self._take_batch(max(share, _MIN_SPLIT))
-            if self._no_more_files and not self._advancing and not any(file.can_advance for file in self._window):
+            if self._no_more_files() and not self._advancing and not any(file.can_advance for file in self._window):
                 return None
             self._idle += 1
-            self._changed.wait()
+            patient = self._changed.wait(_PATIENCE_S if self._num_ready and not self._advancing else None)
             self._idle -= 1
         return None
 
@@ -240,14 +273,11 @@ class _Engine:
             if file.can_advance and held < _MAX_HELD:
                 return file
         room = len(self._window) < _MAX_WINDOW and (self._held < _MAX_HELD or not self._window)
-        if not room or self._no_more_files:
+        if not (room and self._ahead):
             return None
-        started = next(self._files, None)
-        if started is None:
-            self._no_more_files = True
-            self._changed.notify_all()
-        else:
-            self._window.append(started)
+        started = self._ahead.popleft()
+        self._window.append(started)
+        self._changed.notify_all()
         return started
 
     def _take_batch(self, size: int) -> list[_Piece]:
