@@ -311,3 +311,38 @@ def test_check_fails_where_the_numbers_are_off(monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(app, ["check"])
     assert result.exit_code == 1
     assert "FAIL  vggish, untrained:0: mean" in result.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_standard_output_is_one_message(folder: Path) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        process = start(0, folder, "-o", "-", stdout=full)
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert b"No space left" in error
+    assert b"Traceback" not in error
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_a_named_pipe_is_read_once_also_under_a_progress_bar(folder: Path, tmp_path: Path) -> None:
+    import threading
+
+    from audioset.cli import _common
+
+    pipe, out = tmp_path / "pipe.flac", tmp_path / "out.parquet"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes((folder / "9.flac").read_bytes()))
+    writer.start()
+    assert _common._total_seconds([str(pipe)], 0.0, None) is None
+    run(pipe, "-o", out)
+    writer.join()
+    assert len(audioset.read_embeddings(out).values) == 5
+
+
+def test_results_in_a_pipe_are_utf_8_whatever_the_locale(folder: Path) -> None:
+    (folder / "9.flac").rename(folder / "日本.flac")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = start(0, folder / "日本.flac", "-o", "-", "--format", "csv", stdout=subprocess.PIPE, env=environment)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == 0, error
+    assert "日本.flac" in out.decode("utf-8")

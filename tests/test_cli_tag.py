@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 import audioset
 from audioset.cli import app, main
 from audioset.cli._common import say_if_small
-from audioset.errors import OptionError
+from audioset.errors import OptionError, OutputError
 from audioset.models.spec import ModelSpec
 
 pytestmark = [
@@ -240,7 +240,7 @@ def test_wrong_usage_is_one_message_and_status_2(
 
 def test_a_model_without_classes_is_refused(tiny: ModelSpec, folder: Path) -> None:
     result = CliRunner().invoke(app, ["tag", str(folder), "-m", "tiny", "-w", "untrained:0"])
-    assert "tiny: gives embeddings and has no classes to score" in str(result.exception)
+    assert "tiny: gives embeddings and has no classes" in str(result.exception)
 
 
 def test_the_small_model_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,3 +278,12 @@ def test_a_pipe_that_closes_early_ends_quietly(folder: Path, data_dir: Path) -> 
     assert process.wait(timeout=30) != 0
     assert b"Traceback" not in error
     assert b"Exception ignored" not in error
+
+
+def test_an_output_named_with_dots_is_kept_too(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tags.csv"
+    out.write_text("mine")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(OutputError, match="exists"):
+        run(folder, "-o", tmp_path / "other" / ".." / "tags.csv")
+    assert out.read_text() == "mine"

@@ -203,3 +203,8 @@ def test_public_names_are_these() -> None:
         "read_embeddings",
     ]
     assert all(hasattr(audioset, name) for name in audioset.__all__)
+
+
+def test_options_of_many_files_are_checked_at_once(model: Model) -> None:
+    with pytest.raises(OptionError, match=r"hop_s: 0 is out of range"):
+        model.embed_files(["x.wav"], hop_s=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,19 @@ def test_lists_hold_one_argument_a_line(folder: Path) -> None:
 def test_a_list_that_cannot_be_read_is_refused(folder: Path) -> None:
     with pytest.raises(OptionError, match=r"gone\.txt: cannot read this list"):
         expand([], lists=[folder / "gone.txt"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_that_lead_back_are_followed_once(folder: Path) -> None:
+    (folder / "deep" / "back").symlink_to(folder)
+    (folder / "deep" / "er" / "up").symlink_to(folder / "deep")
+    assert len(expand([str(folder)]).files) == 5
+
+
+def test_standard_input_cannot_be_named_twice() -> None:
+    with pytest.raises(OptionError, match=r"-: named more than once"):
+        expand(["-"], lists=["-"])
+
+
+def test_a_name_that_is_too_long_stays_to_be_reported() -> None:
+    assert expand(["x" * 300]).files == ("x" * 300,)

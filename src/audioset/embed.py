@@ -356,8 +356,14 @@ class Model:
         self, sources: Iterable[tuple[AudioSource, int | None]], options: EmbedOptions
     ) -> Iterator[Embeddings]:
         names: deque[str] = deque()
+        # Checks the options now, not when the first result is asked for.
+        return self._collected(self.embed_blocks(_noting_names(sources, names), options), names, options.regime)
+
+    def _collected(
+        self, all_blocks: Iterator[EmbeddedBlock], names: deque[str], regime: Regime
+    ) -> Iterator[Embeddings]:
         blocks: list[EmbeddedBlock] = []
-        for block in self.embed_blocks(_noting_names(sources, names), options):
+        for block in all_blocks:
             blocks.append(block)
             if not block.last:
                 continue
@@ -369,7 +375,7 @@ class Model:
                 file=names.popleft(),
                 model=self.name,
                 weights=self.weights.sha256,
-                regime=options.regime,
+                regime=regime,
                 duration_s=block.duration_s,
                 padded_short=block.padded_short,
                 error=block.error,

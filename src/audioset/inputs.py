@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,13 @@ def expand(arguments: Iterable[str], *, lists: Iterable[str | os.PathLike[str]] 
     OptionError
         A list cannot be read.
     """
+    lists_of_files = [os.fspath(path) for path in lists]
+    arguments = list(arguments)
+    if [*arguments, *lists_of_files].count(STDIN) > 1:
+        raise OptionError("-: named more than once; standard input can be read only once")
     files: dict[str, None] = {}
     missing = []
-    every = [*arguments, *(line for path in lists for line in _read_list(os.fspath(path)))]
+    every = [*arguments, *(line for path in lists_of_files for line in _read_list(path))]
     for argument in every:
         found = dict.fromkeys(_expand_one(argument))
         if found:
@@ -69,7 +74,7 @@ def expand(arguments: Iterable[str], *, lists: Iterable[str | os.PathLike[str]] 
 def _expand_one(argument: str) -> Iterator[str]:
     if argument == STDIN:
         yield argument
-    elif Path(argument).is_dir():
+    elif os.path.isdir(argument):
         yield from _walk(argument)
     elif not os.path.lexists(argument) and glob.has_magic(argument):
         for match in sorted(glob.iglob(argument, recursive=True)):
@@ -80,7 +85,13 @@ def _expand_one(argument: str) -> Iterator[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above it, or a second way into one
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         for name in sorted(names):
             # macOS leaves ._NAME beside files on foreign disks; no hidden file is a recording.
@@ -88,8 +99,14 @@ def _walk(folder: str) -> Iterator[str]:
                 yield str(Path(parent, name))
 
 
+def _refuse(error: OSError) -> None:
+    raise OptionError(
+        f"{error.filename}: this folder cannot be read ({error.strerror}). Check its permissions"
+    ) from error
+
+
 def _nothing(argument: str) -> AudioError:
-    if Path(argument).is_dir():
+    if os.path.isdir(argument):
         return AudioError(
             f"{argument}: no audio file in this folder; expected names ending in .wav, .flac, .ogg, .mp3, .m4a, .mp4 "
             "or the like. Name files with other endings themselves"
@@ -99,7 +116,8 @@ def _nothing(argument: str) -> AudioError:
 
 def _read_list(path: str) -> list[str]:
     try:
-        text = Path("/dev/stdin" if path == STDIN else path).read_text(encoding="utf-8-sig")
+        content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{path}: cannot read this list ({error}); expected UTF-8 text, one name a line") from error
     lines = (line.strip() for line in text.splitlines())

@@ -30,7 +30,8 @@ class Network:
 
     Notes
     -----
-    An example's result does not depend on the others in its batch, to the last bit, nor on the batch's size.
+    An example's result does not depend on the others in its batch, to the last bit, nor on the batch's size: a property
+    of the runtime's kernels, held by the tests on the processors that they run on.
     """
 
     def __init__(self, spec: ModelSpec, weights: Weights, *, threads: int = 1) -> None:

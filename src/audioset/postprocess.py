@@ -53,7 +53,10 @@ class Pca:
     def apply(self, embeddings: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the components, float32 (k, d), of raw embeddings (k, d); not clipped."""
         raw = _rows(embeddings, self.means.size)
-        return np.asarray((self.eigen_vectors @ (raw.T - self.means[:, np.newaxis])).T, dtype=np.float32)
+        # In float64, as published: a float32 product would depend on how many rows there are.
+        return np.asarray(
+            (self.eigen_vectors.astype(np.float64) @ (raw.T - self.means[:, np.newaxis])).T, dtype=np.float32
+        )
 
     def invert(self, components: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return raw embeddings, float32 (k, d), of components (k, d): `invert(apply(e))` is `e` up to rounding."""

@@ -23,7 +23,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 def test_the_registry_calls_it_by_its_name(model: Model) -> None:
     assert models.get(model.name).name == model.name
-    assert model.spec.summary.startswith(("VGGish", "YAMNet", model.name))
+    assert model.spec.summary.casefold().startswith(model.name)
 
 
 def test_its_weights_can_be_had(model: Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Annotated, TextIO
@@ -46,16 +47,18 @@ def _root(
 def main() -> None:
     """Run the command line: errors that are the user's to mend become one message and an exit status."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        # Files and pipes take UTF-8 wherever they are made, and names of any bytes; a terminal knows its own encoding.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     try:
         app()
     except OptionError as error:
         _fail(error, status=2)
     except AudioSetError as error:
         _fail(error, status=1)
-    except BrokenPipeError:
-        # The reader of a pipe (`audioset … | head`) has seen enough.
-        sys.stderr.close()
-        sys.exit(1)
+    except OSError as error:  # such as a full disk under standard output
+        _fail(AudioSetError(f"{error.filename or 'output'}: {error.strerror or error}"), status=1)
 
 
 def _show_warning(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import typer
 
+from audioset.errors import AudioSetError
 from audioset.inputs import STDIN
 
 if TYPE_CHECKING:
@@ -74,6 +77,16 @@ def progress_on(stream: TextIO) -> Progress | None:
     )
 
 
+def is_read_once(name: str) -> bool:
+    """Return whether an input is gone once it has been read: standard input, a named pipe."""
+    return name == STDIN or (os.path.exists(name) and stat.S_ISFIFO(os.stat(name).st_mode))  # noqa: PTH116
+
+
+def reason_of(name: str, error: Exception) -> str:
+    """Return why a file failed, in a sentence that names it, also where the error is none of this package's."""
+    return str(error) if isinstance(error, AudioSetError) else f"{name}: {type(error).__name__}: {error}"
+
+
 def seconds_of(name: str, start_s: float, duration_s: float | None) -> float | None:
     """Return how many seconds of a file a window holds, None where its container does not say its length."""
     from audioset import audio
@@ -103,9 +116,7 @@ def clock(seconds: float) -> str:
 
 
 def _total_seconds(files: Sequence[str], start_s: float, duration_s: float | None) -> float | None:
-    from audioset.errors import AudioSetError
-
-    if len(files) > _FEW or STDIN in files:
+    if len(files) > _FEW or any(map(is_read_once, files)):
         return None
     total = 0.0
     for name in files:

@@ -141,9 +141,10 @@ class PlainReport(Report):
 
     def add(self, scores: Scores) -> None:
         file = storable(scores.file)
-        for row in self._selection.rows(scores):
+        rows = self._selection.rows(scores)
+        for row in rows:
             self._line(file, _times(row), f"{row['score']:.3f}", row["name"])
-        if not self._selection.rows(scores):
+        if not rows:
             self._line(file, ("-", "-") if self._selection.timeline else (), "-", "-")
 
     def _line(self, file: str, times: Sequence[str], score: str, name: str) -> None:

@@ -6,16 +6,13 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
 
 from audioset.features import SAMPLE_RATE_HZ
-
-if TYPE_CHECKING:
-    pass
 
 # 3 s of a 1 kHz sine at 16 kHz. Of the published weights: the figures published with them, to within 10%. Of
 # "untrained:0": mean, standard deviation and first eight values as TensorFlow computes them, all examples alike.

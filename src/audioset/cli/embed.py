@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from audioset.cli._common import Bar, clock, progress_on, report_failures, say_if_small, seconds_of
+from audioset.cli._common import (
+    Bar,
+    clock,
+    is_read_once,
+    progress_on,
+    reason_of,
+    report_failures,
+    say_if_small,
+    seconds_of,
+)
 from audioset.cli.models import downloading
 from audioset.features import SAMPLE_RATE_HZ, num_examples
 from audioset.inputs import STDIN, Inputs, expand
@@ -187,7 +196,7 @@ def embed(
             else:
                 writer.discard()
     except KeyboardInterrupt:
-        typer.echo("interrupted; finished files are kept: go on with --resume", err=True)
+        typer.echo("interrupted" + "; finished files are kept: go on with --resume" * (out != STDIN), err=True)
         raise typer.Exit(130) from None
     # Without a summary, nothing could be embedded or the reader of a pipe has seen enough.
     job.report(writer.finish() if summary is None and out == STDIN else summary, as_json=as_json)
@@ -220,7 +229,7 @@ class _Job:
                 name = files[block.index]
                 rows += len(block.values)
                 if block.error is not None:
-                    self.writer.fail(name, str(block.error))
+                    self.writer.fail(name, reason_of(name, block.error))
                 else:
                     self.writer.append(name, block.start_s, block.end_s, block.values, last=block.last)
                 if block.last:
@@ -312,6 +321,6 @@ def _probe_all(files: tuple[str, ...], options: EmbedOptions) -> Iterator[tuple[
 
     for name in files:
         try:
-            yield name, None if name == STDIN else seconds_of(name, options.start_s, options.duration_s)
+            yield name, None if is_read_once(name) else seconds_of(name, options.start_s, options.duration_s)
         except AudioSetError as error:
             yield name, error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from audioset.cli._common import Bar, clock, progress_on, report_failures, say_if_small
+from audioset.cli._common import Bar, clock, is_read_once, progress_on, reason_of, report_failures, say_if_small
 from audioset.cli._reports import CsvReport, JsonReport, PlainReport, Report, RichReport, Selection
 from audioset.cli.models import downloading
 from audioset.errors import AudioSetError, OptionError, OutputError
@@ -131,6 +131,7 @@ def tag(
       audioset tag recordings/ --format textgrid -o grids/
     """
     from audioset import models
+    from audioset.classes import class_list
     from audioset.embed import EmbedOptions, Model
     from audioset.weights import load
 
@@ -140,6 +141,7 @@ def tag(
     form = output_format or _BY_ENDING.get(Path(out or "").suffix.lower(), FormatChoice.table)
     selection = Selection(timeline or form in _LABELS, top, threshold)
     spec = models.get(model)
+    class_list(model)  # raises for a model that has none, before anything is fetched
     EmbedOptions(hop).resolve(spec)
     outputs = _Outputs.plan(inputs.files, form, None if out == STDIN else out, plot, overwrite=overwrite)
     say_if_small(model)
@@ -207,7 +209,7 @@ class _Outputs:
         plots = {} if plot is None else _plan_plots(files, plot)
         # What is named itself must be new and in a folder that is there; outputs in a folder may be there from before.
         for path in (whole, *labels.values(), *plots.values()):
-            if path is None or str(path) not in (os.path.normpath(name) for name in (out, plot) if name):
+            if path is None or path not in [Path(name) for name in (out, plot) if name]:
                 continue
             if not path.absolute().parent.is_dir():
                 raise OutputError(f"{path}: its folder does not exist; make it, or choose another name")
@@ -270,8 +272,10 @@ def _plan_plots(files: Sequence[str], plot: str) -> dict[str, Path]:
     from audioset import plot as picture
 
     picture.check_installed()
-    if STDIN in files:
-        raise OptionError("--plot: standard input cannot be read twice; expected files. Save it to one first")
+    once = next(filter(is_read_once, files), None)
+    if once is not None:
+        what = "standard input" if once == STDIN else f"{once}, a pipe,"
+        raise OptionError(f"--plot: {what} cannot be read twice; expected files. Save it to one first")
     plots = _one_each(files, plot, ".png", "--plot")
     for path in plots.values():
         picture.check_format(path)
@@ -312,9 +316,10 @@ class _Job:
                 bar.update(self.num_tagged + len(self.failures), audio_s, len(self.failures))
 
             for name, scores in zip(files, self.model.tag_files(sources, hop_s=self.hop_s, progress=show), strict=True):
+                if scores.error is not None:
+                    self._fail(report, name, scores.error)
+                    continue
                 try:
-                    if scores.error is not None:
-                        raise scores.error
                     self._write(replace(scores, file=name), report, stream)
                 except OutputError:
                     raise
@@ -376,5 +381,6 @@ class _Job:
         stream.flush()  # a reader that has seen enough is noticed here
 
     def _fail(self, report: Report, name: str, error: Exception) -> None:
-        self.failures.append(str(error))
-        report.fail(name, str(error))
+        reason = reason_of(name, error)
+        self.failures.append(reason)
+        report.fail(name, reason)
