@@ -591,7 +591,7 @@ def test_a_full_disk_keeps_what_was_done(
         for clip in clips[:kept]:
             add(writer, clip)
         full_disk(patch, name)
-        message = rf"cannot be written \(No space left on device\); {kept} files .* kept in .*; make room .* --resume"
+        message = rf"the disk is full; {kept} files .* kept in .*; make room .* --resume"
         with pytest.raises(OutputError, match=message):
             add(writer, clips[kept]) if name == "part.tmp" else writer.finish()
         assert not out.exists()
@@ -608,7 +608,7 @@ def test_a_full_disk_at_the_start_leaves_nothing(
     info: JobInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full_disk(monkeypatch, "job.tmp")
-    with pytest.raises(OutputError, match=r"No space left on device\); make room on its disk, then run again"):
+    with pytest.raises(OutputError, match=r"the disk is full; make room on its disk, then run again"):
         JobWriter(tmp_path / "out.parquet", info, format="parquet")
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,6 @@ last seconds are embedded again. The disk must hold the rows twice while `finish
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from audioset._files import is_full, replacing, why_unwritable
 from audioset.errors import OptionError, OutputError, RecordError
 from audioset.records import parts
 from audioset.records.formats import FORMATS, check_format, format_of
@@ -312,8 +312,8 @@ class JobWriter:
             "overwrite": self._overwrite,
             "inputs_sha256": self._inputs_sha256,
         }
-        with parts.replacing(about, self._work / "job.tmp") as stream:
-            stream.write(json.dumps(description, indent=1).encode())
+        with replacing(about, self._work / "job.tmp") as temporary:
+            temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
 
     def _begun(self, about: Path) -> dict[str, Any] | None:
         """The unfinished job's description; None to start afresh; `OutputError` when it is another job."""
@@ -396,7 +396,7 @@ class JobWriter:
             self.info, num_files, num_rows, len(self.failures), tuple(self.failures), self._inputs_sha256
         )
         used = [(part.path, count) for part, count in zip(self._parts, counts, strict=True) if count]
-        with parts.replacing(self.out, self._work / "output.tmp") as stream:
+        with replacing(self.out, self._work / "output.tmp") as temporary, temporary.open("wb") as stream:
             FORMATS[self.format].write(stream, JobRows(self.info, metadata, used, num_rows))
         return JobSummary(self.out, num_files, num_rows, tuple(self.failures), self.out.stat().st_size)
 
@@ -408,12 +408,8 @@ class JobWriter:
         except OutputError:
             raise
         except OSError as error:
-            what = error.strerror or str(error)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            todo = "make room on its disk" if full else f"check the folder {self.out.parent}"
-            raise OutputError(
-                f"{self.out}: cannot be written ({what}); {self._kept()}{todo}, {self._then()}"
-            ) from error
+            todo = "make room on its disk" if is_full(error) else f"check the folder {self.out.parent}"
+            raise OutputError(f"{self.out}: {why_unwritable(error)}; {self._kept()}{todo}, {self._then()}") from error
 
     def _kept(self) -> str:
         """What is safe on disk, for a message; empty when that is nothing."""

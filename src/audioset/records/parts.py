@@ -8,9 +8,7 @@ read to go on with the job. The files of one run come one after another; a run e
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -18,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from audioset._files import replacing
 from audioset.errors import OutputError
 from audioset.records.info import Failure, JobInfo, Metadata, storable
 
@@ -229,7 +228,11 @@ def write_part(folder: Path, number: int, run: int, info: JobInfo, contents: Par
     }
     batch = make_batch(info, contents.names, contents.counts, contents.start_s, contents.end_s, contents.values)
     schema = batch.schema.with_metadata({PART_KEY: json.dumps(about)})
-    with replacing(part.path, folder / "part.tmp") as stream, parquet_writer(stream, schema, info) as writer:
+    with (
+        replacing(part.path, folder / "part.tmp") as temporary,
+        temporary.open("wb") as stream,
+        parquet_writer(stream, schema, info) as writer,
+    ):
         writer.write_batch(batch, row_group_rows(info))
     return part
 
@@ -268,28 +271,3 @@ def damage() -> tuple[type[BaseException], ...]:
     import pyarrow as pa
 
     return pa.ArrowException, OSError, ValueError, KeyError, TypeError
-
-
-@contextmanager
-def replacing(path: Path, temporary: Path) -> Iterator[IO[bytes]]:
-    """A stream to a temporary file, which takes its final name once all of it is on the disk, or else vanishes."""
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        if os.name == "posix":
-            sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Push a folder's entries to the disk, where its file system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)

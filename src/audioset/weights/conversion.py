@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from audioset._files import unwritable, written_whole
 from audioset.errors import OutputError, WeightsFormatError
 from audioset.weights import content, readers, safetensors_file
 from audioset.weights.content import Weights
-from audioset.weights.files import cache_dir, sha256_of, unwritable, written_whole
+from audioset.weights.files import cache_dir, sha256_of
 from audioset.weights.readers import SAFETENSORS, Source
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from audioset import models
+from audioset._files import why_unwritable
 from audioset.errors import FetchError
 from audioset.weights.catalogue import CatalogueEntry, catalogue
 from audioset.weights.files import cache_dir, sha256_of
@@ -55,10 +55,8 @@ def fetch(entry: CatalogueEntry, *, progress: Progress | None = None) -> Path:
     except FetchError:
         raise
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        found = "the disk is full" if full else f"cannot be written ({error.strerror or error})"
         raise FetchError(
-            f"{target}: {found}; expected room for {entry.name} ({_size(entry)}) in a writable cache. "
+            f"{target}: {why_unwritable(error)}; expected room for {entry.name} ({_size(entry)}) in a writable cache. "
             "Free some, or set AUDIOSET_CACHE to a folder elsewhere."
         ) from error
     return target

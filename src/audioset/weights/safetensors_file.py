@@ -16,8 +16,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from audioset._files import written_whole
 from audioset.errors import WeightsFormatError
-from audioset.weights.files import map_file, written_whole
+from audioset.weights.files import map_file
 
 Array: TypeAlias = npt.NDArray[Any]
 
