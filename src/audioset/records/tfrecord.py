@@ -25,6 +25,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from audioset._protobuf import Value, as_bytes, as_text, fields, masked_crc32c, read_varint
 from audioset.errors import RecordError
 
 Feature = Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -32,7 +33,9 @@ Feature = Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+_LENGTH_DELIMITED = 2  # protobuf's wire type
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # the kinds of a tf.train.Feature
+_NOTHING = memoryview(b"")
 
 
 @dataclass(frozen=True)
@@ -62,49 +65,40 @@ def read_tfrecord(path: Path | str) -> Iterator[bytes]:
 def write_record(stream: IO[bytes], data: bytes) -> None:
     """Append one record."""
     length = struct.pack("<Q", len(data))
-    stream.write(b"".join((length, _CRC.pack(_masked_crc(length)), data, _CRC.pack(_masked_crc(data)))))
+    stream.write(b"".join((length, _CRC.pack(masked_crc32c(length)), data, _CRC.pack(masked_crc32c(data)))))
 
 
 def audio_record(video_id: str, start_s: float, end_s: float, frames: npt.NDArray[np.uint8]) -> bytes:
     """The data of one record in the released schema, the same bytes for the same input; `frames` is (rows, dim)."""
-    context: dict[str, Feature] = {
-        "video_id": [video_id.encode()],
-        "start_time_seconds": np.array([start_s], np.float32),
-        "end_time_seconds": np.array([end_s], np.float32),
-        "labels": np.empty(0, np.int64),
+    context = {
+        "end_time_seconds": _float_feature(end_s),
+        "labels": _message(_INT64_LIST, b""),
+        "start_time_seconds": _float_feature(start_s),
+        "video_id": _bytes_feature(video_id.encode()),
     }
     # Every frame is a message of the same length, so one header serves all.
     rows, dim = frames.shape
-    empty = _message(1, _feature([bytes(dim)]))
+    empty = _message(1, _bytes_feature(bytes(dim)))
     header = np.frombuffer(empty[: len(empty) - dim], np.uint8)
     feature_list = np.hstack((np.broadcast_to(header, (rows, len(header))), frames)).tobytes()
-    return _message(1, _features(context)) + _message(2, _map_entry("audio_embedding", feature_list))
-
-
-def encode_example(example: SequenceExample) -> bytes:
-    """A `SequenceExample` as protobuf, keys sorted: the same bytes for the same example."""
-    data = _message(1, _features(example.context))
-    entries = (
-        _map_entry(key, b"".join(_message(1, _feature(feature)) for feature in features))
-        for key, features in sorted(example.feature_lists.items())
-    )
-    return data + (_message(2, b"".join(entries)) if example.feature_lists else b"")
+    entries = b"".join(_map_entry(key, feature) for key, feature in context.items())
+    return _message(1, entries) + _message(2, _map_entry("audio_embedding", feature_list))
 
 
 def decode_example(data: bytes) -> SequenceExample:
-    """The inverse of `encode_example`, for whatever encoder wrote it; `RecordError` when `data` is no such message."""
+    """A record's data as a `SequenceExample`, whatever encoder wrote it; `RecordError` when it is no such message."""
     context: dict[str, Feature] = {}
     feature_lists: dict[str, list[Feature]] = {}
     try:
-        for number, message in _fields(data):
-            for _, entry in _fields(message) if number in (1, 2) else ():
-                parts = dict(_fields(entry))
-                key, value = parts.get(1, b"").decode(), parts.get(2, b"")
+        for number, message in fields(memoryview(data)):
+            for _, entry in fields(as_bytes(message)) if number in (1, 2) else ():
+                parts = dict(fields(as_bytes(entry)))
+                key, value = as_text(parts.get(1, _NOTHING)), as_bytes(parts.get(2, _NOTHING))
                 if number == 1:
                     context[key] = _decode_feature(value)
                 else:
-                    feature_lists[key] = [_decode_feature(feature) for _, feature in _fields(value)]
-    except (IndexError, ValueError, struct.error) as error:
+                    feature_lists[key] = [_decode_feature(as_bytes(feature)) for _, feature in fields(value)]
+    except ValueError as error:  # Malformed, or what NumPy says of floats that are cut short
         raise RecordError(f"not a tf.train.SequenceExample: {error}; expected one in each record") from error
     return SequenceExample(context, feature_lists)
 
@@ -115,22 +109,15 @@ def _records(stream: IO[bytes], path: Path | str) -> Iterator[bytes]:
         if len(header) < _HEADER.size:
             raise _cut_short(path, start, _HEADER.size, len(header))
         length, crc = _HEADER.unpack(header)
-        if crc != _masked_crc(header[:8]):
+        if crc != masked_crc32c(header[:8]):
             raise _damaged(path, start, "length")
         data, trailer = stream.read(length), stream.read(_CRC.size)
         if len(data) + len(trailer) < length + _CRC.size:
             raise _cut_short(path, start, length + _HEADER.size + _CRC.size, stream.tell() - start)
-        if _CRC.unpack(trailer)[0] != _masked_crc(data):
+        if _CRC.unpack(trailer)[0] != masked_crc32c(data):
             raise _damaged(path, start, "data")
         yield data
         start = stream.tell()
-
-
-def _masked_crc(data: bytes) -> int:
-    import google_crc32c
-
-    crc: int = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _cut_short(path: Path | str, start: int, expected: int, found: int) -> RecordError:
@@ -148,7 +135,6 @@ def _damaged(path: Path | str, start: int, part: str) -> RecordError:
 
 
 def _varint(value: int) -> bytes:
-    value &= 0xFFFF_FFFF_FFFF_FFFF  # negative numbers are written as 64-bit two's complement
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -159,72 +145,41 @@ def _varint(value: int) -> bytes:
 
 def _message(number: int, data: bytes) -> bytes:
     """A length-delimited field."""
-    return _varint(number << 3 | _BYTES) + _varint(len(data)) + data
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(data)) + data
 
 
-def _feature(feature: Feature) -> bytes:
-    if not isinstance(feature, np.ndarray):
-        return _message(1, b"".join(_message(1, value) for value in feature))
-    if feature.dtype == np.float32:
-        return _message(2, _message(1, feature.astype("<f4").tobytes()) if len(feature) else b"")
-    return _message(3, _message(1, b"".join(map(_varint, feature.tolist()))) if len(feature) else b"")
+def _bytes_feature(value: bytes) -> bytes:
+    return _message(_BYTES_LIST, _message(1, value))
+
+
+def _float_feature(value: float) -> bytes:
+    return _message(_FLOAT_LIST, _message(1, struct.pack("<f", value)))
 
 
 def _map_entry(key: str, value: bytes) -> bytes:
     return _message(1, _message(1, key.encode()) + _message(2, value))
 
 
-def _features(features: Mapping[str, Feature]) -> bytes:
-    return b"".join(_map_entry(key, _feature(feature)) for key, feature in sorted(features.items()))
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError(f"a number of more than 64 bits ends at byte {at}")
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and content of each field of a message; varints are passed on in their own encoding."""
-    at = 0
-    while at < len(data):
-        key, at = _read_varint(data, at)
-        wire = key & 7
-        if wire == _BYTES:
-            size, at = _read_varint(data, at)
-        elif wire == _VARINT:
-            size = _read_varint(data, at)[1] - at
-        elif wire in (_FIXED32, _FIXED64):
-            size = 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {wire} at byte {at}")
-        if at + size > len(data):
-            raise ValueError(f"a field of {size} bytes at byte {at} of {len(data)}")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _decode_feature(data: bytes) -> Feature:
+def _decode_feature(data: memoryview) -> Feature:
     feature: Feature = []
-    for kind, message in _fields(data):
-        values = [value for number, value in _fields(message) if number == 1]
-        if kind == 1:
-            feature = values
-        elif kind == 2:  # packed or not, the same four bytes a number
-            feature = np.frombuffer(b"".join(values), "<f4").astype(np.float32)
-        elif kind == 3:
-            feature = np.array(list(_varints(b"".join(values))), np.uint64).astype(np.int64)
+    for kind, message in fields(data):
+        values = [value for number, value in fields(as_bytes(message)) if number == 1]
+        if kind == _BYTES_LIST:
+            feature = [bytes(as_bytes(value)) for value in values]
+        elif kind == _FLOAT_LIST:  # packed or not, the same four bytes a number
+            feature = np.frombuffer(b"".join(map(as_bytes, values)), "<f4").astype(np.float32)
+        elif kind == _INT64_LIST:
+            numbers = [number for value in values for number in _integers(value)]
+            feature = np.array(numbers, np.uint64).astype(np.int64)
     return feature
 
 
-def _varints(data: bytes) -> Iterator[int]:
-    at = 0
-    while at < len(data):
-        value, at = _read_varint(data, at)
-        yield value & 0xFFFF_FFFF_FFFF_FFFF
+def _integers(value: Value) -> Iterator[int]:
+    """Packed or not; they are few, so that a loop is faster than arrays."""
+    if isinstance(value, int):
+        yield value
+        return
+    position = 0
+    while position < len(value):
+        number, position = read_varint(value, position)
+        yield number

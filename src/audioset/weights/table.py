@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
+from audioset._protobuf import Malformed, masked_crc32c, read_varint
 from audioset.errors import WeightsFormatError
 from audioset.weights.files import map_file
-from audioset.weights.protobuf import Malformed, read_varint
 
 MAGIC: Final = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER_BYTES: Final = 48
@@ -62,14 +60,6 @@ def located(path: Path, offset: int, prefix: str = "") -> Iterator[None]:
         yield
     except Malformed as error:
         raise damaged(path, offset, f"{prefix}{error}") from error
-
-
-def masked_crc32c(data: memoryview) -> int:
-    """Return the crc32c of the bytes, rotated and offset as tables and TFRecords store it."""
-    import google_crc32c
-
-    crc: int = google_crc32c.value(np.frombuffer(data, np.uint8))  # an array, because it refuses memoryviews
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFF_FFFF
 
 
 def read_entries(path: Path) -> Iterator[Entry]:

@@ -21,10 +21,19 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from audioset._protobuf import (
+    Malformed,
+    as_bytes,
+    as_int,
+    as_signed,
+    as_text,
+    fields,
+    masked_crc32c,
+    unpack_varints,
+)
 from audioset.errors import WeightsFormatError
 from audioset.weights.files import map_file
-from audioset.weights.protobuf import Malformed, as_bytes, as_int, as_signed, as_text, fields, unpack_varints
-from audioset.weights.table import damaged, is_table, located, masked_crc32c, read_entries
+from audioset.weights.table import damaged, is_table, located, read_entries
 
 Array: TypeAlias = npt.NDArray[Any]
 Extent: TypeAlias = tuple[int, int | None]  # where a slice starts along an axis, and its length or None for all of it

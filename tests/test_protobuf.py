@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioset.weights import protobuf
-from audioset.weights.protobuf import Malformed, as_bytes, as_int, as_signed, as_text, fields, unpack_varints
-
-from . import _writers as write
+from audioset import _protobuf
+from audioset._protobuf import Malformed, as_bytes, as_int, as_signed, as_text, fields, unpack_varints
+from weights import _writers as write
 
 
 def _fields(message: bytes) -> list[tuple[int, object]]:
@@ -32,7 +31,7 @@ def test_packed_integers_equal_one_by_one(numbers: list[int]) -> None:
 
 
 def test_packed_integers_longer_than_a_piece_are_not_cut_between_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protobuf, "_PIECE_BYTES", 5)
+    monkeypatch.setattr(_protobuf, "_PIECE_BYTES", 5)
     numbers = [1, 1 << 63, 127, 128, 1 << 40, 0] * 7
     packed = b"".join(map(write.varint, numbers))
     assert unpack_varints(memoryview(packed)).tolist() == numbers
