@@ -524,6 +524,28 @@ def test_a_missing_folder_is_named(info: JobInfo, tmp_path: Path) -> None:
         JobWriter(tmp_path / "none" / "out.parquet", info, format="parquet")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 250])  # the second: no room for the work folder's longer name
+def test_a_name_that_is_too_long_is_refused(name: str, info: JobInfo, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"/x{250,300}: cannot be written \(.*\); expected .* choose another --out"):
+        JobWriter(tmp_path / name, info, format="parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_a_folder_by_its_short_name_is_no_output(name: str, info: JobInfo) -> None:
+    with pytest.raises(OutputError, match=r"is a folder; expected the name of a file to write, such as "):
+        JobWriter(Path(name), info, format="parquet")
+
+
+def test_a_folder_closed_to_the_user_is_named(info: JobInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(OutputError, match=r"out\.parquet: cannot be written \(Permission denied\); expected"):
+        JobWriter(tmp_path / "out.parquet", info, format="parquet")
+
+
 def test_a_folder_is_no_output(info: JobInfo, tmp_path: Path) -> None:
     with pytest.raises(
         OutputError, match=r"is a folder; expected the name of a file to write, such as .*embeddings\.parquet"

@@ -282,6 +282,20 @@ def test_a_missing_path_is_named(tmp_path: Path) -> None:
         load("vggish", tmp_path / "none.ckpt")
 
 
+@pytest.mark.parametrize("convert_to_path", [str, Path])
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ("x" * 300, r"^x{300}: .*; expected a readable weights file\. Check the path"),
+        ("~no-such-user/w.ckpt", r"~no-such-user.w\.ckpt: .*[Nn]o such file"),
+        (".", r"\.: (a folder|unknown weights)"),
+    ],
+)
+def test_names_that_the_system_refuses_are_reported(given: str, match: str, convert_to_path: type) -> None:
+    with pytest.raises(WeightsError, match=match):
+        load("vggish", convert_to_path(given))
+
+
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(OptionError, match="unknown model 'vgg'"):
         load("vgg", "untrained:0")
@@ -391,6 +405,14 @@ def test_convert_keeps_what_is_there(checkpoint: Path, tmp_path: Path) -> None:
         convert(checkpoint, out)
     assert out.read_bytes() == b"before"
     assert convert(checkpoint, out, overwrite=True).tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "match"), [("x" * 300, r"cannot be written \(.*\); expected"), (".", "is a folder; expected")]
+)
+def test_convert_reports_a_name_that_cannot_be_written(checkpoint: Path, name: str, match: str) -> None:
+    with pytest.raises(OutputError, match=match):
+        convert(checkpoint, name, overwrite=True)
 
 
 def test_convert_wants_a_folder_that_exists(checkpoint: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class JobWriter:
         inputs: Sequence[str] | None = None,
     ) -> None:
         check_format(format, info)
-        self.out = Path(os.path.realpath(out)) if out.is_symlink() else out
+        self.out = _checked_place(out)
         self.info = info
         self.format = format
         self.complete = False
@@ -128,7 +128,7 @@ class JobWriter:
         self.failures: list[Failure] = []
         self._overwrite = overwrite
         self._inputs_sha256 = None if inputs is None else digest(inputs)
-        self._work = self.out.with_name(f".{self.out.name}.partial")
+        self._work = _work_folder(self.out)
         self._parts: list[Part] = []
         self._run = 0
         self._pending = _Pending()
@@ -138,7 +138,6 @@ class JobWriter:
         self._summary: JobSummary | None = None
         self._open = False
 
-        _check_place(self.out)
         if self._work.is_dir() or not self._is_finished(None, resume):
             self._enter()
             try:
@@ -599,17 +598,32 @@ def _checked_block(info: JobInfo, file: str, start_s: Times, end_s: Times, value
     return _Block(file, start_s.astype(np.float64), end_s.astype(np.float64), np.array(values, order="C"))
 
 
-def _check_place(out: Path) -> None:
-    """`OutputError` when no file can be written at `out`, before any work is done."""
-    folder = out.parent
-    if out.is_dir():
+def _checked_place(out: Path) -> Path:
+    """Where to write `out`, links followed; `OutputError`, before any work is done, when no file can be written."""
+    try:
+        place = Path(os.path.realpath(out)) if out.is_symlink() else out
+        folder = place.parent
+        if place.is_dir():
+            raise OutputError(
+                f"{out}: is a folder; expected the name of a file to write, such as {out / 'embeddings.parquet'}"
+            )
+        if not folder.is_dir():
+            raise OutputError(f"{out}: the folder {folder} does not exist; make it, or choose another --out")
+        if place.exists() and not place.is_file():
+            raise OutputError(f"{out}: is a device or pipe; expected a file, or - for standard output")
+        _work_folder(place).is_dir()  # its name is longer than the output's
+    except OutputError:
+        raise
+    except OSError as error:
         raise OutputError(
-            f"{out}: is a folder; expected the name of a file to write, such as {out / 'embeddings.parquet'}"
-        )
-    if not folder.is_dir():
-        raise OutputError(f"{out}: the folder {folder} does not exist; make it, or choose another --out")
-    if out.exists() and not out.is_file():
-        raise OutputError(f"{out}: is a device or pipe; expected a file, or - for standard output")
+            f"{out}: {why_unwritable(error)}; expected a name that the system allows, in a folder open to you; "
+            "choose another --out"
+        ) from error
+    return place
+
+
+def _work_folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial")
 
 
 def _warn(message: str) -> None:

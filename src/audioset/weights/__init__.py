@@ -13,7 +13,6 @@ import os
 import re
 import warnings
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from audioset.weights.catalogue import PCA, WEIGHTS, CatalogueEntry, catalogue
 from audioset.weights.content import Weights, content_sha256, from_tensors, save
 from audioset.weights.conversion import convert, open_built_in, open_converted, open_path, open_ready
 from audioset.weights.download import Progress, fetch
-from audioset.weights.files import cache_dir, unreadable
+from audioset.weights.files import cache_dir, unreadable, user_path
 from audioset.weights.untrained import UntrainedWeightsWarning, draw
 
 __all__ = [
@@ -102,7 +101,7 @@ def load(model: str, weights: str | os.PathLike[str] | None = None, *, progress:
         if weights in entries:
             return _load_entry(model, entries[weights], progress)
         _refuse_unless_file(model, weights, entries)
-    return open_path(model, Path(weights).expanduser())
+    return open_path(model, user_path(weights))
 
 
 def load_pca(
@@ -124,7 +123,7 @@ def load_pca(
     FetchError
         If the published file has to be fetched and cannot be.
     """
-    file = fetch(catalogue()["vggish-pca"], progress=progress) if path is None else Path(path)
+    file = fetch(catalogue()["vggish-pca"], progress=progress) if path is None else user_path(path)
     hint = "Fetch it again with `audioset models fetch vggish-pca`."
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
@@ -162,9 +161,12 @@ def _seed(weights: str) -> int:
 
 
 def _refuse_unless_file(model: str, weights: str, entries: dict[str, CatalogueEntry]) -> None:
-    path = Path(weights).expanduser()
-    if path.name and (path.exists() or path.with_name(path.name + ".index").is_file()):
-        return
+    path = user_path(weights)
+    try:
+        if path.name and (path.exists() or readers.has_prefix(path)):
+            return
+    except OSError as error:
+        raise unreadable(path, error) from error
     looks_like_path = path.suffix or os.sep in weights or "/" in weights
     found = "no such file" if looks_like_path else "unknown weights, and no file of this name"
     names = [name for name, entry in entries.items() if entry.model == model and entry.kind == WEIGHTS]

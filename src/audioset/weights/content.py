@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audioset import models
+from audioset._files import unwritable
 from audioset.errors import OutputError, WeightsError
 from audioset.weights import safetensors_file
 from audioset.weights.catalogue import PUBLISHED, WEIGHTS, catalogue
@@ -162,11 +163,20 @@ def save(weights: Weights, path: str | os.PathLike[str], *, overwrite: bool = Fa
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError if a file exists that may not be replaced, or there is no folder to write it to."""
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; expected a new file. Choose another name, or ask to overwrite it.")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path}: its folder does not exist; expected an existing folder. Create it first.")
+    """Raise OutputError if a file exists that may not be replaced, or no file can be written there."""
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; expected the name of a file to write. Name a file in it.")
+        if path.exists() and not overwrite:
+            raise OutputError(
+                f"{path}: exists already; expected a new file. Choose another name, or ask to overwrite it."
+            )
+        if not path.absolute().parent.is_dir():
+            raise OutputError(f"{path}: its folder does not exist; expected an existing folder. Create it first.")
+    except OutputError:
+        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def open_safetensors(model: str, path: Path, name: str) -> Weights | None:

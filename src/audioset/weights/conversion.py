@@ -13,7 +13,7 @@ from audioset._files import unwritable, written_whole
 from audioset.errors import OutputError, WeightsFormatError
 from audioset.weights import content, readers, safetensors_file
 from audioset.weights.content import Weights
-from audioset.weights.files import cache_dir, sha256_of
+from audioset.weights.files import cache_dir, sha256_of, user_path
 from audioset.weights.readers import SAFETENSORS, Source
 
 
@@ -34,7 +34,7 @@ def convert(
     """
     path = Path(out)
     content.check_output(path, overwrite=overwrite)
-    found = readers.find(Path(source).expanduser())
+    found = readers.find(user_path(source))
     content.save(_read(model, found, sha256_of(found.files)), path, overwrite=overwrite)
     return _opened(model, path, path.name)
 

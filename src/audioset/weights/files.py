@@ -24,6 +24,11 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("audioset"))
 
 
+def user_path(given: str | os.PathLike[str]) -> Path:
+    """Return a path as users write it; a `~name` of nobody's stays, to be reported as a file that is not there."""
+    return Path(os.path.expanduser(given))  # noqa: PTH111  (pathlib's raises RuntimeError where there is no such user)
+
+
 def map_file(path: Path) -> memoryview:
     """Return the bytes of a file, read-only and mapped: nothing is read until it is looked at.
 

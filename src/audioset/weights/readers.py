@@ -21,6 +21,7 @@ from audioset.weights.files import unreadable
 
 Array: TypeAlias = npt.NDArray[Any]
 _HEAD_BYTES: Final = 4096
+_INDEX: Final = ".index"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ RENAMES: Final[Mapping[str, tuple[Callable[[Mapping[str, Array]], dict[str, Arra
 )
 
 
+def has_prefix(path: Path) -> bool:
+    """Return whether no file is at `path`, but the index of a TensorFlow checkpoint whose prefix it is."""
+    return bool(path.name) and not path.exists() and path.with_name(path.name + _INDEX).is_file()
+
+
 def find(path: Path) -> Source:
     """Return the weights at `path`: a file, or the prefix of a version 2 TensorFlow checkpoint.
 
@@ -98,12 +104,11 @@ def find(path: Path) -> Source:
     WeightsFormatError
         If its content is of no known format.
     """
-    index = path.with_name(path.name + ".index")
-    if not path.exists() and index.is_file():
-        path = index
-    if path.is_dir():
-        raise WeightsError(f"{path}: a folder; expected a file of weights. Name the file in it.")
     try:
+        if has_prefix(path):
+            path = path.with_name(path.name + _INDEX)
+        if path.is_dir():
+            raise WeightsError(f"{path}: a folder; expected a file of weights. Name the file in it.")
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
         for reader in READERS:
