@@ -73,7 +73,7 @@ def encode(
             picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
         sound = None
         if samples is not None:
-            layout = {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[1]]
+            layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1", 16: "hexadecagonal"}[samples.shape[1]]
             sound = container.add_stream(codec, rate=rate, layout=layout, options=options)
         for i in range(round(video_s * 10)):
             image = np.full((48, 64, 3), i % 256, np.uint8)
@@ -81,8 +81,8 @@ def encode(
         if picture is not None:
             container.mux(picture.encode())
         for start in range(0, 0 if sound is None else len(samples), 4096):
-            block = np.ascontiguousarray(samples[start : start + 4096].T)
-            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+            block = np.ascontiguousarray(samples[start : start + 4096]).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(block, format="flt", layout=layout)
             frame.sample_rate, frame.pts = rate, start
             container.mux(sound.encode(frame))
         if sound is not None:
@@ -309,6 +309,36 @@ def test_five_channel_surround_is_averaged(tmp_path: Path) -> None:
     assert np.std(y[2_000:14_000]) == pytest.approx(np.std(oracle(x, 44_100)[2_000:14_000]), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "channels"),
+    [("x.m4a", "aac", 44_100, 8), ("x.webm", "libopus", 48_000, 8), ("x.mkv", "wavpack", 44_100, 16)],
+)
+def test_eight_and_more_planes_are_averaged(tmp_path: Path, name: str, codec: str, rate: int, channels: int) -> None:
+    """FFmpeg keeps so many planes elsewhere, and PyAV lists more of them than there are."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"FFmpeg was built without {codec}")
+    x = np.zeros((rate, channels), np.float32)
+    x[:, :2] = noise(1.0, rate, 2) * 1.5  # and silence in the others, of which garbage would be no part
+    path = encode(tmp_path / name, x, rate, codec)
+    assert audio.probe(path).channels == channels
+    y, expected = audio.read(path), oracle(x, rate)
+    assert np.corrcoef(y[2_000:14_000], expected[2_000:14_000])[0, 1] > 0.98
+    assert np.std(y[2_000:14_000]) == pytest.approx(np.std(expected[2_000:14_000]), rel=0.1)
+
+
+def test_sixteen_channels_of_vorbis_are_the_same_through_both_libraries(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.ogg", noise(1.0, 44_100, 16), 44_100, format="OGG", subtype="VORBIS")
+    with av.open(str(path)) as ogg, av.open(str(tmp_path / "x.mkv"), "w") as mkv:
+        stream = mkv.add_stream_from_template(ogg.streams.audio[0])
+        for packet in ogg.demux(audio=0):
+            if packet.size:
+                packet.stream = stream
+                mkv.mux(packet)
+    y = audio.read(tmp_path / "x.mkv")
+    assert audio.probe(tmp_path / "x.mkv").channels == 16
+    np.testing.assert_allclose(y[:16_000], audio.read(path), rtol=0, atol=1e-5)
+
+
 def test_integer_samples_through_ffmpeg_equal_those_through_libsndfile(tmp_path: Path, long_files: Path) -> None:
     x, rate = sf.read(long_files / "long.flac", frames=44_100, dtype="float32")
     y = audio.read(encode(tmp_path / "x.mkv", x, rate, "flac"))
@@ -359,6 +389,19 @@ def test_ogg_cut_out_of_a_longer_one_has_equal_windows(long_files: Path, tmp_pat
         np.testing.assert_allclose(window, whole[first : first + 8_000], rtol=0, atol=WINDOW_TOLERANCE)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_joined_ogg_with_one_serial_number_is_read_as_documented(tmp_path: Path, subtype: str) -> None:
+    long, short = (
+        write(tmp_path / "x", noise(s, 48_000), 48_000, format="OGG", subtype=subtype).read_bytes() for s in (2.0, 1.0)
+    )
+    renumbered = [b"".join(with_serial(page, b"same") for page in split_ogg(part)) for part in (long, short)]
+    (tmp_path / "x.ogg").write_bytes(b"".join(renumbered))
+    assert len(audio.read(tmp_path / "x.ogg")) == 16_000
+    (tmp_path / "x.ogg").write_bytes(b"".join(reversed(renumbered)))
+    with pytest.raises(AudioError, match=r"x.ogg: decoding broke off at 1\.00\d s of 2\.000 s"):
+        audio.read(tmp_path / "x.ogg")
+
+
 def split_ogg(data: bytes) -> list[bytes]:
     pages, at = [], 0
     while at < len(data):
@@ -371,7 +414,15 @@ def split_ogg(data: bytes) -> list[bytes]:
 
 def with_granule(page: bytes, less: int) -> bytes:
     (granule,) = struct.unpack("<q", page[6:14])
-    page = page[:6] + struct.pack("<q", granule - less) + page[14:22] + bytes(4) + page[26:]
+    return with_checksum(page[:6] + struct.pack("<q", granule - less) + page[14:])
+
+
+def with_serial(page: bytes, serial: bytes) -> bytes:
+    return with_checksum(page[:14] + serial + page[18:])
+
+
+def with_checksum(page: bytes) -> bytes:
+    page = page[:22] + bytes(4) + page[26:]
     crc = 0
     for byte in page:
         crc ^= byte << 24
@@ -712,6 +763,51 @@ def test_unreadable_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         audio.read(tmp_path / "x.wav")
 
 
+def test_names_that_are_too_long_say_so(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300 + ".wav")
+    for function in (audio.read, audio.probe, lambda path: next(audio.stream(path))):
+        with pytest.raises(AudioError, match=r"x{300}\.wav'?: (cannot be opened \(.*too long|no such file)") as caught:
+            function(path)
+        assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_folder_that_may_not_be_searched_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(Path, "stat", refuse)
+    for function in (audio.read, audio.probe, lambda path: next(audio.stream(path))):
+        with pytest.raises(AudioError, match=r"x.wav: permission denied; expected .*, and `chmod u\+x` for its folder"):
+            function(tmp_path / "x.wav")
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="this user may search everything")
+def test_folder_without_the_mode_for_searching_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    (folder / "x.wav").write_bytes(wav(b"\0\0"))
+    folder.chmod(0)
+    try:
+        with pytest.raises(AudioError, match=r"x.wav: permission denied"):
+            audio.read(folder / "x.wav")
+    finally:
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["long.wav", "long.flac", "long.opus", "long.mp3", "long.m4a", "long.webm"])
+def test_names_that_are_not_unicode_are_read(long_files: Path, tmp_path: Path, name: str) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9" + os.fsencode(Path(name).suffix))
+    try:
+        shutil.copy(long_files / name, path)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system refuses names that are not Unicode")
+    expected = audio.read(long_files / name, start_s=11.0, duration_s=0.5)
+    assert np.array_equal(audio.read(path, start_s=11.0, duration_s=0.5), expected)
+    assert np.array_equal(audio.read(Path(path), start_s=11.0, duration_s=0.5), expected)
+    assert audio.probe(path) == audio.probe(long_files / name)
+
+
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="this user may read everything")
 def test_unreadable_mode_says_so(tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_bytes(wav(b"\0\0"))
@@ -797,6 +893,57 @@ def test_damage_in_the_middle_says_where(
         list(chunks)
     assert caught.value.__cause__ is not None
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), OverflowError("too large"), KeyError("x")])
+@pytest.mark.parametrize("name", ["long.wav", "long.m4a"])
+def test_whatever_a_library_raises_names_the_file(
+    long_files: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception
+) -> None:
+    from audioset._decode.ffmpeg import FFmpegDecoder
+    from audioset._decode.libsndfile import SoundFileDecoder
+
+    planes = FFmpegDecoder._planes
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    path, reason = long_files / name, re.escape(f"{type(error).__name__}: {error}")
+    with monkeypatch.context() as patch:
+        patch.setattr(sf.SoundFile, "read", fail)
+        patch.setattr(FFmpegDecoder, "_planes", lambda self, frame, at: fail() if at else planes(self, frame, at))
+        with pytest.raises(AudioError, match=rf"{name}: decoding broke off at 0\.\d\d\d s .*\({reason}\)") as caught:
+            audio.read(path)
+        assert caught.value.__cause__ is error
+    with monkeypatch.context() as patch:
+        patch.setattr(SoundFileDecoder, "__init__", fail)
+        patch.setattr(av, "open", fail)
+        with pytest.raises(AudioError, match=rf"{name}: cannot be decoded \(.*FFmpeg: {reason}\)") as caught:
+            audio.probe(path)
+        assert caught.value.__cause__ is error
+
+
+def test_stream_that_damage_conjures_up_is_not_the_end(tmp_path: Path) -> None:
+    """PyAV stumbles over it when it comes to the end."""
+    path = encode(tmp_path / "x.ts", noise(1.5, 22_050), 22_050, "mp2")
+    data = bytearray(path.read_bytes())
+    for at in range(len(data) * 3 // 4 // 188 * 188, len(data), 188):
+        if data[at + 1] & 0x5F == 0x41:  # the start of a packet of sound
+            data[at + 2] = 0x7E  # is given to another stream
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"x.ts: decoding broke off at 1\.\d\d\d s of 1\.\d\d\d s \(IndexError"):
+        audio.read(path)
+
+
+@pytest.mark.parametrize("length", [2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("as_path", [True, False])
+def test_chunks_longer_than_any_file_say_so(tmp_path: Path, as_path: bool, length: int) -> None:
+    path = write(tmp_path / "x.w64", noise(0.1, 16_000), 16_000, format="W64", subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[56:64] = struct.pack("<Q", length)  # of the first chunk
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"(x.w64|<stream>): truncated: its header ends before any audio"):
+        audio.read(path if as_path else io.BytesIO(data))
 
 
 def test_tags_and_junk_behind_an_mp3_are_ignored(long_files: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import stat
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audioset._decode.array import ArrayDecoder
-from audioset._decode.base import Decoder, InPlace, Target, Waveform, check_target, rescue
+from audioset._decode.base import Decoder, InPlace, Target, Waveform, check_target, reason, rescue
 from audioset._decode.containers import inspect
 from audioset.errors import AudioError, OptionError
 
@@ -71,12 +72,14 @@ def _file_at(path: str, stack: contextlib.ExitStack) -> BinaryIO:
     except PermissionError as error:
         raise AudioError(
             f"{name}: permission denied; expected a file that this user can read. "
-            f"Change its mode with `chmod u+r {shlex.quote(name)}`, or its owner."
+            f"Change its owner, or modes: `chmod u+r {shlex.quote(name)}`, and `chmod u+x` for its folder."
         ) from error
     except AudioError:
         raise
     except (OSError, ValueError) as error:
-        raise AudioError(f"{name!r}: cannot be opened ({error}); expected an audio file. Check the path.") from error
+        raise AudioError(
+            f"{name!r}: cannot be opened ({reason(error)}); expected an audio file. Check the path."
+        ) from error
 
 
 def _open_file(file: BinaryIO, name: str, path: str | None, stack: contextlib.ExitStack) -> Decoder:
@@ -95,16 +98,16 @@ def _open_file(file: BinaryIO, name: str, path: str | None, stack: contextlib.Ex
             facts = inspect(file, size)
         except AudioError:
             raise
-        except (OSError, TypeError, ValueError) as error:
+        except Exception as error:  # file objects raise what they like
             raise AudioError(
-                f"{name}: cannot be read ({error}); expected a readable binary file. "
+                f"{name}: cannot be read ({reason(error)}); expected a readable binary file. "
                 "Check the file, and the space for temporary files."
             ) from error
         if facts.shortage:
             raise AudioError(f"{name}: truncated: {facts.shortage}. {rescue(name)}")
         # Libraries read a file by its path without holding Python's lock; but libsndfile believes other suffixes.
         believed = facts.for_libsndfile and not (path or "").lower().endswith(_PLAIN_SUFFIXES)
-        target: Target = InPlace(file) if path is None or believed else path
+        target: Target = InPlace(file) if path is None or believed or not _is_text(path) else path
         try:
             decoder = _decoder_of(target, name, facts.for_libsndfile, stack)
         finally:
@@ -113,17 +116,35 @@ def _open_file(file: BinaryIO, name: str, path: str | None, stack: contextlib.Ex
         return decoder
 
 
+def _is_text(path: str) -> bool:
+    """Whether soundfile can pass `path` on; not where the name holds bytes that are no characters."""
+    try:
+        path.encode(sys.getfilesystemencoding())
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _decoder_of(target: Target, name: str, for_libsndfile: bool, stack: contextlib.ExitStack) -> Decoder:
     refusal = ""
     if for_libsndfile:
-        import soundfile
-
         from audioset._decode.libsndfile import SoundFileDecoder
 
         try:
             return SoundFileDecoder(target, name, stack)
-        except soundfile.SoundFileError as error:
-            refusal = f"libsndfile: {getattr(error, 'error_string', error)} "
+        except AudioError:
+            raise
+        except Exception as error:  # here and below, as in FileDecoder.blocks
+            refusal = f"libsndfile: {reason(error)}; "
     from audioset._decode.ffmpeg import FFmpegDecoder
 
-    return FFmpegDecoder(target, name, stack, refusal)
+    try:
+        return FFmpegDecoder(target, name, stack)
+    except AudioError:
+        raise
+    except Exception as error:
+        raise AudioError(
+            f"{name}: cannot be decoded ({refusal}FFmpeg: {reason(error)}); "
+            "expected WAV, FLAC, OGG, MP3, M4A, MP4, WebM or another format that FFmpeg reads. "
+            f"Check what it is with `ffprobe {shlex.quote(name)}`."
+        ) from error

@@ -66,6 +66,31 @@ class Decoder(ABC):
         self.resources.close()
 
 
+class FileDecoder(Decoder):
+    """A sound that a library decodes: whatever it raises meanwhile becomes an AudioError that names the file."""
+
+    def __init__(self, target: Target, name: str) -> None:
+        self._target, self.name = target, name
+        self._position = 0
+
+    @abstractmethod
+    def _decode(self, start: int, stop: int | None) -> Iterator[Waveform]:
+        """What `blocks` gives; keeps `_position`, the frame up to which the library has decoded."""
+
+    def blocks(self, start: int, stop: int | None) -> Iterator[Waveform]:
+        try:
+            yield from self._decode(start, stop)
+        except AudioError:
+            raise
+        except Exception as error:  # the libraries raise much more than their own errors when a file is damaged
+            check_target(self._target, self.name)
+            length = "" if self.duration_s is None else f" of {self.duration_s:.3f} s"
+            raise AudioError(
+                f"{self.name}: decoding broke off at {self._position / self.sample_rate:.3f} s{length} "
+                f"({reason(error)}); expected an undamaged file. {rescue(self.name)}"
+            ) from error
+
+
 class InPlace:
     """A seekable file object as both libraries need it; what goes wrong in it is kept, where they would print it."""
 
@@ -136,15 +161,12 @@ def no_samples(name: str, kind: str) -> AudioError:
     return AudioError(f"{name}: 0 samples ({kind}); expected at least 1. Record or convert it again.")
 
 
-def broken_off(decoder: Decoder, frame: int, error: Exception, target: Target) -> AudioError:
-    """The error for a file whose decoder gave up at `frame`."""
-    check_target(target, decoder.name)
-    length = "" if decoder.duration_s is None else f" of {decoder.duration_s:.3f} s"
-    reason = str(getattr(error, "strerror", None) or error).strip().rstrip(".") or type(error).__name__
-    return AudioError(
-        f"{decoder.name}: decoding broke off at {frame / decoder.sample_rate:.3f} s{length} ({reason}); "
-        f"expected an undamaged file. {rescue(decoder.name)}"
-    )
+def reason(error: Exception) -> str:
+    """What a library says is wrong, to be put in brackets."""
+    said = getattr(error, "strerror", None) or getattr(error, "error_string", None)  # PyAV's, and soundfile's
+    if not said and not isinstance(error, ValueError | RuntimeError):
+        said = f"{type(error).__name__}: {error}"  # "list index out of range" alone would say little
+    return str(said or error).strip().rstrip(".") or type(error).__name__
 
 
 def check_target(target: Target, name: str) -> None:

@@ -97,9 +97,11 @@ def _chunks(file: BinaryIO, size: int, layout: _ChunkLayout) -> Iterator[tuple[b
     header = layout.identifier + struct.calcsize(layout.size_format)
     position = layout.first
     for _ in range(_MAX_CHUNKS):
+        if position + header > size:  # by more than can be sought, perhaps
+            return
         file.seek(position)
         fields = file.read(header)
-        if len(fields) < header or position + header > size:
+        if len(fields) < header:
             return
         (length,) = struct.unpack(layout.size_format, fields[layout.identifier :])
         if layout.size_has_header:

@@ -18,11 +18,10 @@ import numpy.typing as npt
 
 from audioset._decode.base import (
     PREROLL_S,
-    Decoder,
+    FileDecoder,
     InPlace,
     Target,
     Waveform,
-    broken_off,
     check_target,
     no_samples,
     rescue,
@@ -44,52 +43,35 @@ _Frames = Iterator[av.AudioFrame]
 _Planes = list[npt.NDArray[Any]]
 
 
-class FFmpegDecoder(Decoder):
-    """The first audio stream of a file that FFmpeg reads; `refusal` is what another library said of it."""
+class FFmpegDecoder(FileDecoder):
+    """The first audio stream of a file that FFmpeg reads."""
 
-    def __init__(self, target: Target, name: str, stack: contextlib.ExitStack, refusal: str = "") -> None:
-        self._target, self.name = target, name
+    def __init__(self, target: Target, name: str, stack: contextlib.ExitStack) -> None:
+        super().__init__(target, name)
         self._opened = stack.enter_context(contextlib.ExitStack())
-        try:
-            self._open()
-        except AudioError:
-            raise
-        except (av.error.FFmpegError, ValueError) as error:
-            raise AudioError(
-                f"{name}: cannot be decoded ({refusal}FFmpeg: {getattr(error, 'strerror', None) or error}); "
-                "expected WAV, FLAC, OGG, MP3, M4A, MP4, WebM or another format that FFmpeg reads. "
-                f"Check what it is with `ffprobe {shlex.quote(name)}`."
-            ) from error
+        self._open()
 
-    def blocks(self, start: int, stop: int | None) -> Iterator[Waveform]:
-        held: list[_Planes] = []
-        begin = end = 0  # frames that `held` holds
-        reached = False
-        try:
-            frames, begin = self._frames_before(start)
-            end = begin
-            for frame in frames:
-                planes = self._planes(frame, end)
-                if held and (planes[0].dtype != held[0][0].dtype or len(planes) != len(held[0])):
-                    yield from _cut(held, begin, start, stop)
-                    held, begin = [], end
-                held.append(planes)
-                end += len(planes[0])
-                reached = stop is not None and end >= stop
-                if reached:
-                    break
-                if end - begin >= self.block_frames:
-                    yield from _cut(held, begin, start, stop)
-                    held, begin = [], end
-        except AudioError:
-            raise
-        except (av.error.FFmpegError, ValueError) as error:
-            raise broken_off(self, end, error, self._target) from error
+    def _decode(self, start: int, stop: int | None) -> Iterator[Waveform]:
+        frames, begin = self._frames_before(start)
+        self._position = begin
+        held: list[_Planes] = []  # from `begin` to the position
+        for frame in frames:
+            planes = self._planes(frame, self._position)
+            if held and (planes[0].dtype != held[0][0].dtype or len(planes) != len(held[0])):
+                yield from _cut(held, begin, start, stop)
+                held, begin = [], self._position
+            held.append(planes)
+            self._position += len(planes[0])
+            if stop is not None and self._position >= stop:
+                break
+            if self._position - begin >= self.block_frames:
+                yield from _cut(held, begin, start, stop)
+                held, begin = [], self._position
         if held:
             yield from _cut(held, begin, start, stop)
         check_target(self._target, self.name)
-        if not reached:
-            self._check_whole(end)
+        if stop is None or self._position < stop:
+            self._check_whole(self._position)
 
     def _open(self) -> None:
         """Open the container and decode one frame, which knows rate and channels better than the header does."""
@@ -157,10 +139,11 @@ class FFmpegDecoder(Decoder):
                 f"{self.name}: samples of type {kind}; expected at most 32 bits of integer, or floats. "
                 f"Convert it with `ffmpeg -i {shlex.quote(self.name)} -c:a pcm_f32le converted.wav`."
             )
-        # The buffers are longer than what is in them.
-        channels, packed = (1, False) if kind.endswith("p") else (len(frame.layout.channels), True)
-        count = frame.samples * channels
-        planes = [np.frombuffer(plane, dtype, count) for plane in frame.planes]  # type: ignore[call-overload]
+        channels, packed = len(frame.layout.channels), not kind.endswith("p")
+        # PyAV lists planes up to the first null pointer, and behind eight or more there is none: the rest is garbage.
+        listed = frame.planes[: 1 if packed else channels]
+        count = frame.samples * channels if packed else frame.samples  # the buffers are longer than what is in them
+        planes = [np.frombuffer(plane, dtype, count) for plane in listed]  # type: ignore[call-overload]
         return list(planes[0].reshape(-1, channels).T) if packed else planes
 
     def _check_whole(self, end: int) -> None:
