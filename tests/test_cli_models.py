@@ -36,7 +36,7 @@ def in_cache(checkpoint: Path, isolated_cache: Path, tmp_path: Path, monkeypatch
     (tmp_path / "catalogue.json").write_text(json.dumps([entry]))
     monkeypatch.setenv("AUDIOSET_CATALOGUE", str(tmp_path / "catalogue.json"))
     monkeypatch.setenv("AUDIOSET_OFFLINE", "1")
-    return checkpoint.rename(isolated_cache / "tiny.ckpt")
+    return checkpoint.rename(isolated_cache / weights.catalogue()["tiny"].file_name)
 
 
 def _run(*arguments: object) -> tuple[int, str, str]:
@@ -71,10 +71,55 @@ def test_list_as_json_has_all_that_is_known(in_cache: Path) -> None:
     assert rows["vggish-pca"]["kind"] == "pca"
 
 
-def test_a_model_that_needs_no_file_is_listed(tiny: ModelSpec) -> None:
+def test_a_model_whose_weights_are_nowhere_is_listed_as_absent(tiny: ModelSpec) -> None:
     status, out, _ = _run("list", "--json")
     row = next(row for row in json.loads(out) if row["name"] == "tiny")
-    assert (status, row["present"], row["embedding_dim"]) == (0, True, tiny.embedding_dim)
+    assert (status, row["present"], row["embedding_dim"]) == (0, False, tiny.embedding_dim)
+
+
+def test_a_damaged_file_is_listed_as_absent(in_cache: Path) -> None:
+    in_cache.write_bytes(in_cache.read_bytes()[:-1])
+    rows = {row["name"]: row for row in json.loads(_run("list", "--json")[1])}
+    assert rows["tiny"]["present"] is False
+
+
+def test_weights_that_come_with_the_package_are_listed_with_their_size() -> None:
+    file = models.built_in("mini")
+    assert file is not None
+    row = next(row for row in json.loads(_run("list", "--json")[1]) if row["name"] == "mini")
+    assert (row["present"], row["path"], row["size_bytes"]) == (True, str(file), file.stat().st_size)
+    cells = next(line.split() for line in _run("list")[1].splitlines() if line.startswith("mini"))
+    assert cells[-3] in ("kB", "MB")
+    assert cells[-2:] == ["Apache-2.0", "yes"]
+
+
+def test_weights_that_come_with_the_package_need_no_fetching() -> None:
+    assert _run("path", "mini") == (0, f"{models.built_in('mini')}\n", "")
+    status, out, err = _run("fetch", "mini")
+    assert (status, out) == (0, f"{models.built_in('mini')}\n")
+    assert err == "mini: comes with the package, nothing to fetch\n"
+
+
+def test_weights_that_come_with_the_package_are_verified_by_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = models.built_in("mini")
+    assert file is not None
+    assert _run("verify", "mini") == (0, f"ok   mini  {file}\n", "")
+    damaged = tmp_path / "mini.safetensors"
+    damaged.write_bytes(file.read_bytes()[:-1])
+    monkeypatch.setattr(models, "built_in", lambda _: damaged)
+    status, out, _ = _run("verify", "mini")
+    assert status == 1
+    assert out.startswith(f"BAD  mini  {damaged}: ")
+    assert "expected a whole safetensors file" in out
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/b", ".", ""])
+@pytest.mark.parametrize("command", ["fetch", "path", "verify"])
+def test_a_name_of_nothing_is_refused(command: str, name: str) -> None:
+    with pytest.raises(WeightsError, match="not in the catalogue; expected one of"):
+        _run(command, name)
 
 
 def test_fetch_makes_weights_ready(in_cache: Path, isolated_cache: Path) -> None:
@@ -129,6 +174,32 @@ def test_convert_keeps_finished_output_unless_told(checkpoint: Path, tmp_path: P
     with pytest.raises(OutputError, match="exists already"):
         _run(*arguments)
     assert _run(*arguments, "--overwrite")[0] == 0
+
+
+def test_convert_writes_random_weights_of_a_seed(tiny: ModelSpec, tmp_path: Path) -> None:
+    out = tmp_path / "seed7.safetensors"
+    status, _, err = _run("convert", "untrained:7", "-o", out, "--model", "tiny")
+    assert status == 0
+    assert f"{len(tiny.tensor_shapes)} tensors of tiny from untrained, content sha256" in err
+    with pytest.warns(weights.UntrainedWeightsWarning, match=r"random weights \(untrained:7\)"):
+        found = weights.load("tiny", out)
+    with pytest.warns(weights.UntrainedWeightsWarning, match="untrained:7"):
+        assert found.sha256 == weights.load("tiny", "untrained:7").sha256
+
+
+def test_convert_refuses_a_seed_that_is_none(tiny: ModelSpec, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="'untrained:x': no seed; expected untrained:SEED"):
+        _run("convert", "untrained:x", "-o", tmp_path / "out.safetensors", "--model", "tiny")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_convert_refuses_to_replace_its_source(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.ckpt").symlink_to(checkpoint)
+    before = checkpoint.read_bytes()
+    for out in (checkpoint, tmp_path / "link.ckpt"):
+        with pytest.raises(OutputError, match=r"\.ckpt: is the source itself; expected another file"):
+            _run("convert", checkpoint, "-o", out, "-m", "tiny", "--overwrite")
+    assert checkpoint.read_bytes() == before
 
 
 def test_convert_without_output_is_wrong_usage(checkpoint: Path) -> None:

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from audioset import weights
 from audioset.errors import WeightsError
-from audioset.weights import Check, find_present, load, select, verify
+from audioset.weights import Check, find_present, load, ready, select, verify
 
 from . import _writers as write
 
@@ -20,12 +20,12 @@ def published(
     isolated_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_tensors: dict[str, np.ndarray]
 ) -> Path:
     """A small checkpoint in the cache and, with its own hash, in the place of the published one."""
-    path = write.write_v1(isolated_cache / "v.ckpt", small_tensors)
+    path = write.write_v1(tmp_path / "v.ckpt", small_tensors)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = {"name": "vggish", "model": "vggish", "url": "http://nowhere.invalid/v.ckpt", "sha256": sha256}
     (tmp_path / "catalogue.json").write_text(json.dumps([entry]))
     monkeypatch.setenv("AUDIOSET_CATALOGUE", str(tmp_path / "catalogue.json"))
-    return path
+    return path.rename(isolated_cache / weights.catalogue()["vggish"].file_name)
 
 
 def _flip_last_byte(path: Path) -> None:
@@ -61,6 +61,35 @@ def test_what_is_present_is_found_as_published_or_else_as_converted(published: P
     converted = find_present(entry)
     assert converted is not None
     assert converted.suffix == ".safetensors"
+
+
+def test_what_needs_no_network_is_ready(published: Path) -> None:
+    assert ready("vggish")
+    load("vggish")
+    published.unlink()
+    assert ready("vggish")
+    assert not ready("vggish-pca")
+
+
+def test_a_damaged_file_put_there_by_hand_is_not_ready(published: Path) -> None:
+    _flip_last_byte(published)
+    assert find_present(weights.catalogue()["vggish"]) == published
+    assert not ready("vggish")
+
+
+def test_a_damaged_conversion_without_its_source_is_not_ready(published: Path, isolated_cache: Path) -> None:
+    load("vggish")
+    (converted,) = (isolated_cache / "converted").glob("*.safetensors")
+    converted.write_bytes(converted.read_bytes()[:-9])
+    assert ready("vggish")  # it would be converted again
+    published.unlink()
+    assert not ready("vggish")
+
+
+def test_what_comes_with_the_package_is_ready() -> None:
+    assert ready("mini")
+    assert not ready("vggish")
+    assert not ready("of-nobody")
 
 
 def test_an_empty_cache_has_nothing_to_verify() -> None:

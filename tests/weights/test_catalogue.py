@@ -38,6 +38,25 @@ def test_file_names_do_not_collide() -> None:
     assert len(names) == len(set(names))
 
 
+def test_other_files_of_the_same_name_are_kept_apart(override: Path) -> None:
+    theirs = {**OURS, "name": "theirs", "sha256": "cd" * 32}
+    as_published = {**OURS, "name": "vggish", "url": "http://example.org/vggish_model.ckpt"}
+    override.write_text(json.dumps([OURS, theirs, as_published]))
+    names = [entry.file_name for entry in catalogue().values()]
+    assert len(names) == len(set(names))
+    assert "vggish_model.ckpt" not in names
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["a%2Fb.ckpt", "..%2F..%2Fb.ckpt", "a%5Cb.ckpt", "a\\b.ckpt", "C%3Ab.ckpt", "a%0Ab.ckpt", "a%00b.ckpt", "%3F"],
+)
+def test_a_url_that_ends_in_what_cannot_be_a_file_name_is_refused(override: Path, last: str) -> None:
+    override.write_text(json.dumps([{**OURS, "url": f"https://example.org/{last}"}]))
+    with pytest.raises(WeightsError, match=r"entry 1 \('ours'\) has a url whose last part, .*, cannot be the name of"):
+        catalogue()
+
+
 def test_published_files_are_those_of_the_release() -> None:
     published = {entry.name: entry for entry in catalogue().values()}
     assert published["vggish"].url == "https://storage.googleapis.com/audioset/vggish_model.ckpt"
@@ -51,7 +70,7 @@ def test_a_file_of_ones_own_adds_entries(override: Path) -> None:
     found = catalogue()
     assert list(found)[-1] == "ours"
     assert found["ours"].url == OURS["url"]
-    assert found["ours"].file_name == "ours v1.ckpt"
+    assert found["ours"].file_name == f"{SHA256[:8]}-ours v1.ckpt"
     assert found["ours"].size_bytes is None
     assert found["vggish"].url.startswith("https://storage.googleapis.com/")
 
@@ -63,6 +82,7 @@ def test_a_mirror_inherits_what_it_does_not_give(override: Path) -> None:
     override.write_text(json.dumps([mirror]))
     found = catalogue()["vggish"]
     assert found.url == "http://mirror/v.ckpt"
+    assert found.file_name == published.file_name
     assert (found.sha256, found.licence, found.citation) == (published.sha256, published.licence, published.citation)
 
 

@@ -17,6 +17,7 @@ from audioset.weights import CatalogueEntry, download, fetch
 from ._server import Server, closed_port
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB: several pieces
+NAME = f"{hashlib.sha256(CONTENT).hexdigest()[:8]}-model.ckpt"  # in the cache
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +41,13 @@ def test_a_file_is_fetched_with_progress_and_verified(server: Server, isolated_c
     served = server.serve("model.ckpt", CONTENT)
     seen: list[tuple[int, int | None]] = []
     path = fetch(_entry(server.url("model.ckpt")), progress=lambda done, total: seen.append((done, total)))
-    assert path == isolated_cache / "model.ckpt"
+    assert path == isolated_cache / NAME
     assert path.read_bytes() == CONTENT
     assert len(served.requested) == 1
     assert [total for _, total in seen] == [len(CONTENT)] * len(seen)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1][0] == len(CONTENT)
-    assert _leftovers(isolated_cache) == ["model.ckpt"]
+    assert _leftovers(isolated_cache) == [NAME]
 
 
 def test_what_is_there_is_not_fetched_again(server: Server) -> None:
@@ -57,13 +58,13 @@ def test_what_is_there_is_not_fetched_again(server: Server) -> None:
 
 
 def test_a_file_put_there_by_hand_is_used(isolated_cache: Path) -> None:
-    (isolated_cache / "model.ckpt").write_bytes(CONTENT)
-    assert fetch(_entry("http://nowhere.invalid/model.ckpt")) == isolated_cache / "model.ckpt"
+    (isolated_cache / NAME).write_bytes(CONTENT)
+    assert fetch(_entry("http://nowhere.invalid/model.ckpt")) == isolated_cache / NAME
 
 
 def test_a_wrong_file_put_there_by_hand_is_replaced(server: Server, isolated_cache: Path) -> None:
     server.serve("model.ckpt", CONTENT)
-    (isolated_cache / "model.ckpt").write_bytes(b"something else")
+    (isolated_cache / NAME).write_bytes(b"something else")
     assert fetch(_entry(server.url("model.ckpt"))).read_bytes() == CONTENT
 
 
@@ -80,7 +81,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(server: Server) -> None:
 
 def test_a_download_that_another_process_began_is_continued(server: Server, isolated_cache: Path) -> None:
     served = server.serve("model.ckpt", CONTENT)
-    (isolated_cache / "model.ckpt.part").write_bytes(CONTENT[:1_000_000])
+    (isolated_cache / f"{NAME}.part").write_bytes(CONTENT[:1_000_000])
     seen: list[int] = []
     assert fetch(_entry(server.url("model.ckpt")), progress=lambda done, _: seen.append(done)).read_bytes() == CONTENT
     assert served.requested == ["bytes=1000000-"]
@@ -97,7 +98,7 @@ def test_an_interrupted_download_keeps_what_it_has(server: Server, isolated_cach
 
     with pytest.raises(KeyboardInterrupt):
         fetch(entry, progress=interrupt)
-    kept = (isolated_cache / "model.ckpt.part").stat().st_size
+    kept = (isolated_cache / f"{NAME}.part").stat().st_size
     assert kept > 1_000_000
     assert fetch(entry).read_bytes() == CONTENT
     assert served.requested[1] == f"bytes={kept}-"
@@ -111,7 +112,7 @@ def test_a_server_without_ranges_is_asked_for_all_of_it(server: Server, isolated
 
 def test_a_part_that_is_whole_is_used(server: Server, isolated_cache: Path) -> None:
     served = server.serve("model.ckpt", CONTENT)
-    (isolated_cache / "model.ckpt.part").write_bytes(CONTENT)
+    (isolated_cache / f"{NAME}.part").write_bytes(CONTENT)
     assert fetch(_entry(server.url("model.ckpt"))).read_bytes() == CONTENT
     assert served.requested == [f"bytes={len(CONTENT)}-"]
 
@@ -119,7 +120,7 @@ def test_a_part_that_is_whole_is_used(server: Server, isolated_cache: Path) -> N
 @pytest.mark.parametrize("stale", [b"x" * 1000, b"x" * (len(CONTENT) + 5)], ids=["shorter", "longer"])
 def test_a_part_of_another_file_is_given_up(server: Server, isolated_cache: Path, stale: bytes) -> None:
     server.serve("model.ckpt", CONTENT)
-    (isolated_cache / "model.ckpt.part").write_bytes(stale)
+    (isolated_cache / f"{NAME}.part").write_bytes(stale)
     assert fetch(_entry(server.url("model.ckpt"))).read_bytes() == CONTENT
 
 
@@ -129,7 +130,7 @@ def test_a_wrong_hash_is_reported_and_nothing_is_kept(server: Server, isolated_c
     entry = _entry(server.url("model.ckpt"))
     with pytest.raises(
         FetchError,
-        match=rf"(?s)ours: SHA256 .*\(model\.ckpt\).*expected sha256:{entry.sha256} but got {got}.*Nothing was kept.*"
+        match=rf"(?s)ours: SHA256 .*\({NAME}\).*expected sha256:{entry.sha256} but got {got}.*Nothing was kept.*"
         rf"To fetch it by hand: put {entry.url}",
     ):
         fetch(entry)
@@ -168,7 +169,7 @@ def test_a_server_that_always_cuts_at_the_same_byte_is_given_up(server: Server) 
 def test_a_redirect_to_another_host_is_followed(server: Server) -> None:
     server.serve("elsewhere", CONTENT)
     server.serve("model.ckpt", b"", redirect=server.url("elsewhere", host="localhost"))
-    assert fetch(_entry(server.url("model.ckpt"))).name == "model.ckpt"
+    assert fetch(_entry(server.url("model.ckpt"))).name == NAME
 
 
 def test_without_a_network_the_message_says_what_to_do_by_hand(isolated_cache: Path) -> None:
@@ -176,7 +177,7 @@ def test_without_a_network_the_message_says_what_to_do_by_hand(isolated_cache: P
     with pytest.raises(
         FetchError,
         match=rf"(?s)ours: \S+ cannot be reached.*put {entry.url} \(2,097,152 bytes, sha256 {entry.sha256}\) at "
-        rf"{isolated_cache}/model\.ckpt\..*untrained:0",
+        rf"{isolated_cache}/{NAME}\..*untrained:0",
     ):
         fetch(entry)
 
@@ -193,16 +194,16 @@ def test_offline_nothing_is_requested(server: Server, monkeypatch: pytest.Monkey
 
 def test_offline_a_wrong_file_is_named_and_kept(isolated_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUDIOSET_OFFLINE", "1")
-    (isolated_cache / "model.ckpt").write_bytes(b"something else")
+    (isolated_cache / NAME).write_bytes(b"something else")
     with pytest.raises(FetchError, match=r"model\.ckpt does not have the expected sha256"):
         fetch(_entry("http://nowhere.invalid/model.ckpt"))
-    assert (isolated_cache / "model.ckpt").read_bytes() == b"something else"
+    assert (isolated_cache / NAME).read_bytes() == b"something else"
 
 
 def test_models_whose_weights_ship_are_offered_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "REGISTRY", {**models.REGISTRY, "tiny": models.get("vggish")})
     monkeypatch.setenv("AUDIOSET_OFFLINE", "1")
-    with pytest.raises(FetchError, match=r"untrained:0.*; model tiny"):
+    with pytest.raises(FetchError, match=r"untrained:0.*; model mini \(its weights come with the package\)\.$"):
         fetch(_entry("http://nowhere.invalid/model.ckpt"))
 
 
@@ -243,7 +244,7 @@ def test_several_processes_at_once_fetch_once(server: Server, isolated_cache: Pa
         for _ in range(4)
     ]
     outputs = [process.communicate(timeout=60)[0].strip() for process in running]
-    assert outputs == [str(isolated_cache / "model.ckpt")] * 4
+    assert outputs == [str(isolated_cache / NAME)] * 4
     assert [process.returncode for process in running] == [0] * 4
     assert len(served.requested) == 1
-    assert _leftovers(isolated_cache) == ["model.ckpt"]
+    assert _leftovers(isolated_cache) == [NAME]

@@ -333,7 +333,7 @@ def test_published_weights_are_fetched_and_converted_once(
     assert found.name == "vggish"
     assert found.sha256 == content.content_sha256(small_tensors)
     assert found.provenance == {
-        "source": "vggish_model.ckpt",
+        "source": f"{published[:8]}-vggish_model.ckpt",
         "source_sha256": published,
         "source_format": "tensorflow-v1",
         "url": server.url("vggish_model.ckpt"),
@@ -348,7 +348,7 @@ def test_published_weights_are_fetched_and_converted_once(
 
 def test_converted_weights_do_without_the_original(published: str, isolated_cache: Path) -> None:
     first = load("vggish")
-    (isolated_cache / "vggish_model.ckpt").unlink()
+    (isolated_cache / weights.catalogue()["vggish"].file_name).unlink()
     assert load("vggish").sha256 == first.sha256
 
 

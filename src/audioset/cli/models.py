@@ -81,7 +81,12 @@ def fetch(
     from audioset.errors import AudioSetError
 
     failed = False
-    for entry in weights.select(names or []):
+    shipped = {name: place for name in names or [] if (place := weights.built_in(name)) is not None}
+    for name, place in shipped.items():
+        typer.echo(f"{name}: comes with the package, nothing to fetch", err=True)
+        typer.echo(place)
+    rest = [name for name in names or [] if name not in shipped]
+    for entry in weights.select(rest) if rest or not names else []:
         try:
             path = _fetch_one(entry)
         except AudioSetError as error:
@@ -97,7 +102,10 @@ def fetch(
 def convert(
     source: Annotated[
         str,
-        typer.Argument(help="TensorFlow checkpoint (version 1: the file; version 2: its prefix), .pth or safetensors."),
+        typer.Argument(
+            help="TensorFlow checkpoint (version 1: the file; version 2: its prefix), .pth, .h5, .tflite or "
+            "safetensors; or untrained:SEED, random ones to measure with."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The safetensors file to write.")],
     model: Annotated[str, typer.Option("--model", "-m", help="The model that the weights are of.")] = "vggish",
@@ -115,6 +123,8 @@ def convert(
       audioset models convert run7/model.ckpt-20000 -o mine.safetensors
 
       audioset embed street.wav --weights mine.safetensors
+
+      audioset models convert untrained:0 -o seed0.safetensors
     """
     from audioset import weights
 
@@ -127,7 +137,7 @@ def convert(
 def path(
     name: Annotated[str, typer.Argument(help="A name that `list` shows.")],
 ) -> None:
-    """Print where a file of the catalogue is: as published if it is here, else as converted.
+    """Print where a file of the catalogue is (as published if it is here, else as converted), or the package's own.
 
     Examples:
 
@@ -138,11 +148,13 @@ def path(
     from audioset import weights
     from audioset.errors import WeightsError
 
-    exact = [entry for entry in weights.select([name]) if entry.name == name]
-    found = [place for entry in exact if (place := weights.find_present(entry)) is not None]
-    if not found:
+    place = weights.built_in(name)
+    if place is None:
+        exact = [entry for entry in weights.select([name]) if entry.name == name]
+        place = next(filter(None, map(weights.find_present, exact)), None)
+    if place is None:
         raise WeightsError(f"{name}: not in {weights.cache_dir()}. Run `audioset models fetch {name}`.")
-    typer.echo(found[0])
+    typer.echo(place)
 
 
 @app.command()
@@ -156,7 +168,8 @@ def verify(
 ) -> None:
     """Hash files again and compare: with the catalogue as fetched, with what they say of themselves as converted.
 
-    One line a file goes to standard output; the exit status is 1 if any is not as it should be.
+    Weights that come with the package are read again. One line a file goes to standard output; the exit status is 1
+    if any is not as it should be.
 
     Examples:
 
@@ -227,12 +240,15 @@ def _rows() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for entry in entries.values():
         place = weights.find_present(entry)
-        rows.append({**asdict(entry), "present": place is not None, "path": None if place is None else str(place)})
-    of_models = {entry.model for entry in entries.values()}
+        found = {"present": weights.ready(entry.name), "path": None if place is None else str(place)}
+        rows.append({**asdict(entry), **found})
     for spec in models.REGISTRY.values():
-        if spec.name not in of_models:
+        if spec.name not in entries:
             about = {"licence": spec.licence, "citation": spec.citation, "about": spec.summary}
-            rows.append({"name": spec.name, "model": spec.name, "kind": "weights", **about, "present": True})
+            place = weights.built_in(spec.name)
+            found = {"present": place is not None, "path": None if place is None else str(place)}
+            size = {"size_bytes": None if place is None else place.stat().st_size}
+            rows.append({"name": spec.name, "model": spec.name, "kind": "weights", **size, **about, **found})
     for row in rows:
         spec_of_row = models.REGISTRY.get(row["model"])
         if spec_of_row is not None:

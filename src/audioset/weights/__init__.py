@@ -10,7 +10,6 @@ A new format is a line in readers.py; what can be fetched is in catalogue.py.
 from __future__ import annotations
 
 import os
-import re
 import warnings
 import zipfile
 
@@ -19,14 +18,14 @@ import numpy.typing as npt
 
 from audioset import models
 from audioset.errors import WeightsError, WeightsFormatError
-from audioset.weights import readers
-from audioset.weights.cache import Check, close_match, find_present, select, verify
+from audioset.weights import readers, untrained
+from audioset.weights.cache import Check, built_in, close_match, find_present, ready, select, verify
 from audioset.weights.catalogue import PCA, WEIGHTS, CatalogueEntry, catalogue
 from audioset.weights.content import Weights, content_sha256, from_tensors, save
-from audioset.weights.conversion import convert, open_built_in, open_converted, open_path, open_ready
+from audioset.weights.conversion import convert, open_built_in, open_converted, open_path, open_ready, open_untrained
 from audioset.weights.download import Progress, fetch
 from audioset.weights.files import cache_dir, unreadable, user_path
-from audioset.weights.untrained import UntrainedWeightsWarning, draw
+from audioset.weights.untrained import UntrainedWeightsWarning
 
 __all__ = [
     "CatalogueEntry",
@@ -34,6 +33,7 @@ __all__ = [
     "Progress",
     "UntrainedWeightsWarning",
     "Weights",
+    "built_in",
     "cache_dir",
     "catalogue",
     "content_sha256",
@@ -43,6 +43,7 @@ __all__ = [
     "from_tensors",
     "load",
     "load_pca",
+    "ready",
     "save",
     "select",
     "verify",
@@ -80,28 +81,16 @@ def load(model: str, weights: str | os.PathLike[str] | None = None, *, progress:
     MissingExtraError
         If their format needs a library that is not installed.
     """
-    shapes = models.get(model).tensor_shapes
-    entries = catalogue()
-    if weights is None:
-        built_in = models.built_in(model)
-        if built_in is not None:
-            return open_built_in(model, built_in)
-        if model not in entries:
-            raise WeightsError(f"{model}: nothing published under this name; expected a path. {_accepted(model)}")
-        return _load_entry(model, entries[model], progress)
-    if isinstance(weights, str):
-        if weights.startswith("untrained"):
-            seed = _seed(weights)
-            warnings.warn(
-                f"{model} has random weights ({weights}): its output means nothing. Use it for tests only.",
-                UntrainedWeightsWarning,
-                stacklevel=2,
-            )
-            return from_tensors(model, f"untrained:{seed}", draw(shapes, seed), {"source": f"untrained:{seed}"})
-        if weights in entries:
-            return _load_entry(model, entries[weights], progress)
-        _refuse_unless_file(model, weights, entries)
-    return open_path(model, user_path(weights))
+    models.get(model)
+    found = _load(model, weights, progress)
+    if found.provenance.get("source_format") == untrained.PREFIX:
+        warnings.warn(
+            f"{model} has random weights ({found.provenance['source']}): its output means nothing. "
+            "Use it for tests only.",
+            UntrainedWeightsWarning,
+            stacklevel=2,
+        )
+    return found
 
 
 def load_pca(
@@ -143,6 +132,24 @@ def load_pca(
     return found["pca_eigen_vectors"], found["pca_means"]
 
 
+def _load(model: str, weights: str | os.PathLike[str] | None, progress: Progress | None) -> Weights:
+    entries = catalogue()
+    if weights is None:
+        shipped = models.built_in(model)
+        if shipped is not None:
+            return open_built_in(model, shipped)
+        if model not in entries:
+            raise WeightsError(f"{model}: nothing published under this name; expected a path. {_accepted(model)}")
+        return _load_entry(model, entries[model], progress)
+    if isinstance(weights, str):
+        if weights.startswith(untrained.PREFIX):
+            return open_untrained(model, weights)
+        if weights in entries:
+            return _load_entry(model, entries[weights], progress)
+        _refuse_unless_file(model, weights, entries)
+    return open_path(model, user_path(weights))
+
+
 def _load_entry(model: str, entry: CatalogueEntry, progress: Progress | None) -> Weights:
     if entry.kind != WEIGHTS or entry.model != model:
         what = "post-processing parameters" if entry.kind == PCA else "weights"
@@ -151,13 +158,6 @@ def _load_entry(model: str, entry: CatalogueEntry, progress: Progress | None) ->
     if ready is not None:
         return ready
     return open_converted(model, readers.find(fetch(entry, progress=progress)), entry.sha256, entry.name)
-
-
-def _seed(weights: str) -> int:
-    found = re.fullmatch(r"untrained:(\d{1,18})", weights)
-    if found is None:
-        raise WeightsError(f"{weights!r}: no seed; expected untrained:SEED with a whole number. Try `untrained:0`.")
-    return int(found[1])
 
 
 def _refuse_unless_file(model: str, weights: str, entries: dict[str, CatalogueEntry]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from audioset import models
 from audioset.errors import WeightsError
 from audioset.weights import content
 from audioset.weights.catalogue import WEIGHTS, CatalogueEntry, catalogue
-from audioset.weights.conversion import converted_path
+from audioset.weights.conversion import converted_path, open_built_in, open_ready
+from audioset.weights.download import is_whole
 from audioset.weights.files import cache_dir, sha256_of
 
 
@@ -43,6 +46,30 @@ def find_present(entry: CatalogueEntry) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def built_in(name: str) -> Path | None:
+    """Return the weights of a model that come with the package; None if the catalogue has an entry of this name."""
+    return models.built_in(name) if name in models.REGISTRY and name not in catalogue() else None
+
+
+def ready(name: str) -> bool:
+    """Return whether a model's own weights (`load(name)`) or a file of the catalogue need no network, now.
+
+    They come with the package, or have been converted into the cache, or are in it as published: hashed again in this
+    last case, so that a file which was damaged or is another one does not count.
+    """
+    if name in models.REGISTRY and models.built_in(name) is not None:
+        return True
+    entry = catalogue().get(name)
+    if entry is None:
+        return False
+    try:
+        of_a_network = entry.kind == WEIGHTS and entry.model in models.REGISTRY
+        converted = of_a_network and open_ready(entry.model, entry.sha256, entry.name) is not None
+        return converted or is_whole(entry)
+    except WeightsError:  # such as one that may not be read
+        return False
+
+
 @dataclass(frozen=True)
 class Check:
     """What verifying one file found: whether it is as it should be, and if not, in what way."""
@@ -57,6 +84,7 @@ def verify(names: Iterable[str] = ()) -> list[Check]:
     """Return what hashing again says of files in the cache (no names: all of them) or of safetensors files by path.
 
     The files as published are held to the catalogue; converted ones to the hash of their content in their metadata.
+    Of weights that come with the package, it is whether they load.
 
     Raises
     ------
@@ -65,9 +93,12 @@ def verify(names: Iterable[str] = ()) -> list[Check]:
     """
     wanted = list(names)
     known = {name for entry in catalogue().values() for name in (entry.name, entry.model)}
-    files = [name for name in wanted if name not in known and Path(name).is_file()]
-    in_catalogue = [name for name in wanted if name not in files]
+    shipped = {name: path for name in wanted if (path := built_in(name)) is not None}
+    # Unlike pathlib's, this takes any name, however long.
+    files = [name for name in wanted if name not in {*known, *shipped} and os.path.isfile(name)]
+    in_catalogue = [name for name in wanted if name not in {*files, *shipped}]
     checks = [_check_content(Path(name), name) for name in files]
+    checks += [_check_built_in(path, name) for name, path in shipped.items()]
     folder = cache_dir() / "converted"
     for entry in select(in_catalogue) if in_catalogue or not wanted else []:
         path = cache_dir() / entry.file_name
@@ -93,6 +124,14 @@ def _check_content(path: Path, name: str) -> Check:
     except WeightsError as error:
         found = str(error)
     return Check(name, path, not found, found)
+
+
+def _check_built_in(path: Path, name: str) -> Check:
+    try:
+        open_built_in(name, path)
+    except WeightsError as error:
+        return Check(name, path, False, str(error))
+    return Check(name, path, True, "")
 
 
 def close_match(name: str, names: Iterable[str]) -> str:

@@ -24,6 +24,8 @@ from audioset.models import vggish
 BASE_URL: Final = "https://storage.googleapis.com/audioset/"
 WEIGHTS: Final = "weights"
 PCA: Final = "pca"
+_MARK_DIGITS: Final = 8
+_FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f\\/:*?"<>|]')  # in names of files, on one system or another
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,15 @@ class CatalogueEntry:
 
     @property
     def file_name(self) -> str:
-        """What the file is called in the cache: the last part of the URL."""
-        return PurePosixPath(unquote(urlsplit(self.url).path)).name
+        """What the file is called in the cache: the last part of the URL, and before it, unless published, a mark.
+
+        The mark is the beginning of the hash: many files are called `model.safetensors`, and none may evict another.
+        """
+        return _PUBLISHED_NAMES.get(self.sha256) or f"{self.sha256[:_MARK_DIGITS]}-{_name_in(self.url)}"
+
+
+def _name_in(url: str) -> str:
+    return unquote(PurePosixPath(urlsplit(url).path).name)
 
 
 _BUILT_IN: Final = (
@@ -95,6 +104,7 @@ _BUILT_IN: Final = (
         about="the published YAMNet weights (a Keras file)",
     ),
 )
+_PUBLISHED_NAMES: Final = {entry.sha256: _name_in(entry.url) for entry in _BUILT_IN}
 PUBLISHED: Final = frozenset(entry.sha256 for entry in _BUILT_IN if entry.kind == WEIGHTS)
 _FIELDS: Final = {field.name: (int if field.name == "size_bytes" else str) for field in fields(CatalogueEntry)}
 _REQUIRED: Final = ("name", "model", "url", "sha256")
@@ -146,8 +156,11 @@ def _entry(path: Path, number: int, item: Any, known: dict[str, CatalogueEntry])
     entry = CatalogueEntry(**{**inherited, **item, "sha256": sha256})
     if entry.kind not in (WEIGHTS, PCA):
         raise _refused(path, f"{where} has kind = {entry.kind!r}")
-    if urlsplit(entry.url).scheme not in ("http", "https") or entry.file_name in ("", ".", ".."):
+    name = _name_in(entry.url)
+    if urlsplit(entry.url).scheme not in ("http", "https") or name in ("", ".", ".."):
         raise _refused(path, f"{where} has a url without http(s) or without a file name: {entry.url}")
+    if _FORBIDDEN.search(name):
+        raise _refused(path, f"{where} has a url whose last part, {name!r}, cannot be the name of a file")
     return entry
 
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from audioset import models
 from audioset._files import unwritable, written_whole
-from audioset.errors import OutputError, WeightsFormatError
-from audioset.weights import content, readers, safetensors_file
+from audioset.errors import OutputError, WeightsError, WeightsFormatError
+from audioset.weights import content, readers, safetensors_file, untrained
 from audioset.weights.content import Weights
 from audioset.weights.files import cache_dir, sha256_of, user_path
 from audioset.weights.readers import SAFETENSORS, Source
@@ -22,21 +23,37 @@ def convert(
 ) -> Weights:
     """Write weights of any format that can be read to a safetensors file, and return them as read back from it.
 
-    The file holds the model's tensors in float32; its metadata holds their hash, the source's name and hash, and the
-    licence and citation if the source is in the catalogue.
+    The source may also be "untrained:SEED". The file holds the model's tensors in float32; its metadata holds their
+    hash, the source's name and hash, and the licence and citation if the source is in the catalogue.
 
     Raises
     ------
     WeightsError
         If the source cannot be read, is damaged, or does not fit the model.
     OutputError
-        If `out` exists (and `overwrite` is not set) or cannot be written.
+        If `out` is the source, exists (and `overwrite` is not set) or cannot be written.
     """
     path = Path(out)
     content.check_output(path, overwrite=overwrite)
-    found = readers.find(user_path(source))
-    content.save(_read(model, found, sha256_of(found.files)), path, overwrite=overwrite)
+    if isinstance(source, str) and source.startswith(f"{untrained.PREFIX}:"):
+        weights = open_untrained(model, source)
+    else:
+        found = readers.find(user_path(source))
+        if path.exists() and any(path.samefile(file) for file in found.files):
+            raise OutputError(
+                f"{path}: is the source itself; expected another file to write to. Choose another name for the output."
+            )
+        weights = _read(model, found, sha256_of(found.files))
+    content.save(weights, path, overwrite=overwrite)
     return _opened(model, path, path.name)
+
+
+def open_untrained(model: str, given: str) -> Weights:
+    """Return random weights, the same for the same "untrained:SEED"."""
+    seed = untrained.seed_of(given)
+    name = f"{untrained.PREFIX}:{seed}"
+    tensors = untrained.draw(models.get(model).tensor_shapes, seed)
+    return content.from_tensors(model, name, tensors, {"source": name, "source_format": untrained.PREFIX})
 
 
 def open_path(model: str, path: Path) -> Weights:
@@ -85,7 +102,7 @@ def open_ready(model: str, source_sha256: str, name: str) -> Weights | None:
         return None
     try:
         return content.open_safetensors(model, target, name)
-    except WeightsFormatError:
+    except WeightsError:  # damaged, or of the model as it was in another version
         return None
 
 

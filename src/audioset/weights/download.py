@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from audioset import models
 from audioset._files import why_unwritable
 from audioset.errors import FetchError
-from audioset.weights.catalogue import CatalogueEntry, catalogue
+from audioset.weights.catalogue import CatalogueEntry
 from audioset.weights.files import cache_dir, sha256_of
 
 Progress: TypeAlias = Callable[[int, int | None], None]  # bytes here so far, and in all if known
@@ -70,8 +70,7 @@ def is_whole(entry: CatalogueEntry) -> bool:
 
 def by_hand(entry: CatalogueEntry) -> str:
     """Return how to get an entry's file without this program, and which models need no download."""
-    fetched = {other.model for other in catalogue().values()}
-    shipped = [name for name in models.REGISTRY if name not in fetched]
+    shipped = [name for name in models.REGISTRY if models.built_in(name) is not None]
     without = [f"model {name} (its weights come with the package)" for name in shipped]
     return (
         f"\nTo fetch it by hand: put {entry.url} ({_size(entry)}, sha256 {entry.sha256}) at "

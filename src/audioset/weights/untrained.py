@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+from audioset.errors import WeightsError
+
+PREFIX = "untrained"
 _BIAS_SCALE = 0.1
 
 
 class UntrainedWeightsWarning(UserWarning):
     """The network has random weights: what it gives means nothing."""
+
+
+def seed_of(weights: str) -> int:
+    """Return the seed in "untrained:SEED", or raise WeightsError."""
+    found = re.fullmatch(rf"{PREFIX}:(\d{{1,18}})", weights)
+    if found is None:
+        raise WeightsError(f"{weights!r}: no seed; expected untrained:SEED with a whole number. Try `untrained:0`.")
+    return int(found[1])
 
 
 def draw(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, npt.NDArray[np.float32]]:
