@@ -923,16 +923,17 @@ def test_whatever_a_library_raises_names_the_file(
         assert caught.value.__cause__ is error
 
 
-def test_stream_that_damage_conjures_up_is_not_the_end(tmp_path: Path) -> None:
-    """PyAV stumbles over it when it comes to the end."""
+def test_stream_that_damage_conjures_up_leaves_what_the_first_one_holds(tmp_path: Path) -> None:
+    """PyAV stumbles over it when it comes to the end; or does not, by what is in memory it did not initialise."""
     path = encode(tmp_path / "x.ts", noise(1.5, 22_050), 22_050, "mp2")
     data = bytearray(path.read_bytes())
     for at in range(len(data) * 3 // 4 // 188 * 188, len(data), 188):
         if data[at + 1] & 0x5F == 0x41:  # the start of a packet of sound
             data[at + 2] = 0x7E  # is given to another stream
     path.write_bytes(data)
-    with pytest.raises(AudioError, match=r"x.ts: decoding broke off at 1\.\d\d\d s of 1\.\d\d\d s \(IndexError"):
-        audio.read(path)
+    y = audio.read(path)
+    assert 16_000 < len(y) < 1.5 * 16_000
+    assert all(np.array_equal(audio.read(source), y) for source in (path, io.BytesIO(data)) for _ in range(5))
 
 
 @pytest.mark.parametrize("length", [2**63 - 1, 2**63, 2**64 - 1])

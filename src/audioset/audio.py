@@ -20,10 +20,10 @@ array
     its `sample_rate`.
 
 What is not noticed: an OGG file cut exactly between two pages, damage inside OGG pages (the decoder conceals it), and a
-WebM, AAC or MPEG stream that ends early, as these do not say how long they should be. An MP3 is checked against its
-Xing header where it has one. Joined OGG files are read to the end, but not where two of them have one serial number:
-of these the first part is read, for as long as the last one lasts (if that lasts longer, it is an error). Recordings
-whose time stamps have gaps are read without the gaps, but windows in MP4 and WebM count them.
+WebM, AAC or MPEG stream that ends early or lacks packets, as these do not say how long they should be. An MP3 is
+checked against its Xing header where it has one. Joined OGG files are read to the end, but not where two of them have
+one serial number: of these the first part is read, for as long as the last one lasts (if that lasts longer, it is an
+error). Recordings whose time stamps have gaps are read without the gaps, but windows in MP4 and WebM count them.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class FFmpegDecoder(FileDecoder):
         """Frames of the packets `ahead` and of those from where the container stands."""
         damage: av.error.FFmpegError | None = None
         num_frames = 0
-        for packet in chain(ahead, self._container.demux(self._stream)):
+        for packet in chain(ahead, self._packets()):
             try:
                 frames = self._stream.decode(packet)
             except av.error.FFmpegError as error:
@@ -124,6 +124,13 @@ class FFmpegDecoder(FileDecoder):
             yield from frames
         if damage and not num_frames:
             raise damage
+
+    def _packets(self) -> Iterator[av.Packet[Any]]:
+        """Those of the stream from where the container stands, and the empty one that flushes the decoder."""
+        # Behind that one PyAV stumbles over streams that appeared since the container was opened, as they do in damaged
+        # MPEG-TS; or it does not, as its note of which streams are wanted is not initialised for them.
+        with contextlib.suppress(IndexError):
+            yield from self._container.demux(self._stream)
 
     def _planes(self, frame: av.AudioFrame, position: int) -> _Planes:
         """The channels of `frame`, each (n,), which lies at `position`; views, as copies of so little cost much."""
@@ -204,7 +211,7 @@ class FFmpegDecoder(FileDecoder):
         if self._tick > 1 or self._first.pts is None:
             return None
         target = self._first.pts + int((begin - self.sample_rate / 10) / self._tick)
-        for packet in self._container.demux(self._stream):
+        for packet in self._packets():
             # Only frames count as sound, and a frame of these codecs starts with this byte; tags do not.
             if packet.pts is None or not packet.size or memoryview(packet)[0] != 0xFF:
                 return None
