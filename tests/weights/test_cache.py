@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from audioset import weights
-from audioset.errors import WeightsError
+from audioset.errors import FetchError, WeightsError
 from audioset.weights import Check, find_present, load, ready, select, verify
 
 from . import _writers as write
@@ -90,6 +90,17 @@ def test_what_comes_with_the_package_is_ready() -> None:
     assert ready("mini")
     assert not ready("vggish")
     assert not ready("of-nobody")
+
+
+@pytest.mark.parametrize("folder", ["x" * 300, "~no-such-user/cache"])
+def test_a_cache_that_cannot_be_looked_into_is_empty(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIOSET_CACHE", folder)
+    monkeypatch.setenv("AUDIOSET_OFFLINE", "1")
+    assert not ready("vggish")
+    assert find_present(weights.catalogue()["vggish"]) is None
+    assert verify() == []
+    with pytest.raises(FetchError, match="vggish: not in the cache"):
+        load("vggish")
 
 
 def test_an_empty_cache_has_nothing_to_verify() -> None:

@@ -14,7 +14,7 @@ from audioset.weights import content
 from audioset.weights.catalogue import WEIGHTS, CatalogueEntry, catalogue
 from audioset.weights.conversion import converted_path, open_built_in, open_ready
 from audioset.weights.download import is_whole
-from audioset.weights.files import cache_dir, sha256_of
+from audioset.weights.files import cache_dir, is_file, sha256_of
 
 
 def select(names: Iterable[str]) -> list[CatalogueEntry]:
@@ -43,7 +43,7 @@ def find_present(entry: CatalogueEntry) -> Path | None:
     places = [cache_dir() / entry.file_name]
     if entry.kind == WEIGHTS:
         places.append(converted_path(entry.model, entry.sha256))
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if is_file(place)), None)
 
 
 def built_in(name: str) -> Path | None:
@@ -94,8 +94,7 @@ def verify(names: Iterable[str] = ()) -> list[Check]:
     wanted = list(names)
     known = {name for entry in catalogue().values() for name in (entry.name, entry.model)}
     shipped = {name: path for name in wanted if (path := built_in(name)) is not None}
-    # Unlike pathlib's, this takes any name, however long.
-    files = [name for name in wanted if name not in {*known, *shipped} and os.path.isfile(name)]
+    files = [name for name in wanted if name not in {*known, *shipped} and is_file(name)]
     in_catalogue = [name for name in wanted if name not in {*files, *shipped}]
     checks = [_check_content(Path(name), name) for name in files]
     checks += [_check_built_in(path, name) for name, path in shipped.items()]
@@ -103,17 +102,18 @@ def verify(names: Iterable[str] = ()) -> list[Check]:
     for entry in select(in_catalogue) if in_catalogue or not wanted else []:
         path = cache_dir() / entry.file_name
         converted = converted_path(entry.model, entry.sha256)
-        if path.is_file():
+        if is_file(path):
             got = sha256_of([path])
             ok = got == entry.sha256
             checks.append(Check(entry.name, path, ok, "" if ok else f"sha256 {got}; expected {entry.sha256}"))
-        if converted.is_file():
+        if is_file(converted):
             checks.append(_check_content(converted, f"{entry.name} (converted)"))
         if wanted and find_present(entry) is None:
             checks.append(Check(entry.name, path, False, f"not there; run `audioset models fetch {entry.name}`"))
     if not wanted:
         done = {check.path for check in checks}
-        rest = sorted(path for path in folder.glob("*.safetensors") if path not in done)
+        in_folder = folder.glob("*.safetensors") if os.path.isdir(folder) else ()  # pathlib's raises for some names
+        rest = sorted(path for path in in_folder if path not in done)
         checks += [_check_content(path, "converted") for path in rest]
     return checks
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from audioset.errors import WeightsError
 from audioset.models import vggish
+from audioset.weights.files import user_path
 
 BASE_URL: Final = "https://storage.googleapis.com/audioset/"
 WEIGHTS: Final = "weights"
@@ -121,7 +122,7 @@ def catalogue() -> dict[str, CatalogueEntry]:
     entries = {entry.name: entry for entry in _BUILT_IN}
     override = os.environ.get("AUDIOSET_CATALOGUE")
     if override:
-        entries.update((entry.name, entry) for entry in _read(Path(override).expanduser(), entries))
+        entries.update((entry.name, entry) for entry in _read(user_path(override), entries))
     return entries
 
 

@@ -14,7 +14,7 @@ from audioset._files import unwritable, written_whole
 from audioset.errors import OutputError, WeightsError, WeightsFormatError
 from audioset.weights import content, readers, safetensors_file, untrained
 from audioset.weights.content import Weights
-from audioset.weights.files import cache_dir, sha256_of, user_path
+from audioset.weights.files import cache_dir, is_file, sha256_of, user_path
 from audioset.weights.readers import SAFETENSORS, Source
 
 
@@ -98,7 +98,7 @@ def open_converted(model: str, source: Source, source_sha256: str, name: str) ->
 def open_ready(model: str, source_sha256: str, name: str) -> Weights | None:
     """Return weights converted earlier from a source of this hash, or None where there are none that are whole."""
     target = converted_path(model, source_sha256)
-    if not target.is_file():
+    if not is_file(target):
         return None
     try:
         return content.open_safetensors(model, target, name)

@@ -15,7 +15,7 @@ from audioset import models
 from audioset._files import why_unwritable
 from audioset.errors import FetchError
 from audioset.weights.catalogue import CatalogueEntry
-from audioset.weights.files import cache_dir, sha256_of
+from audioset.weights.files import cache_dir, is_file, sha256_of
 
 Progress: TypeAlias = Callable[[int, int | None], None]  # bytes here so far, and in all if known
 
@@ -65,7 +65,7 @@ def fetch(entry: CatalogueEntry, *, progress: Progress | None = None) -> Path:
 def is_whole(entry: CatalogueEntry) -> bool:
     """Return whether the cache has the entry's file with the right hash."""
     target = cache_dir() / entry.file_name
-    return target.is_file() and sha256_of([target]) == entry.sha256
+    return is_file(target) and sha256_of([target]) == entry.sha256
 
 
 def by_hand(entry: CatalogueEntry) -> str:
@@ -193,7 +193,7 @@ def _size_of(path: Path) -> int:
 
 
 def _in_cache(target: Path) -> str:
-    return f"{target} does not have the expected sha256" if target.exists() else f"not in the cache ({target.parent})"
+    return f"{target} does not have the expected sha256" if is_file(target) else f"not in the cache ({target.parent})"
 
 
 def _short(error: Exception) -> str:

@@ -18,7 +18,7 @@ def cache_dir() -> Path:
     """Return the folder that fetched and converted weights are kept in: `AUDIOSET_CACHE`, or the user's own cache."""
     chosen = os.environ.get("AUDIOSET_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return user_path(chosen)
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("audioset"))
@@ -27,6 +27,11 @@ def cache_dir() -> Path:
 def user_path(given: str | os.PathLike[str]) -> Path:
     """Return a path as users write it; a `~name` of nobody's stays, to be reported as a file that is not there."""
     return Path(os.path.expanduser(given))  # noqa: PTH111  (pathlib's raises RuntimeError where there is no such user)
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is there, as far as the system lets us see: unlike pathlib's, for any name and folder."""
+    return os.path.isfile(path)
 
 
 def map_file(path: Path) -> memoryview:
