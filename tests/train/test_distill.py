@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from audioset.cli import distill as cli
 from audioset.errors import OptionError
 from audioset.models import mini, vggish
-from audioset.train.distill import Recipe, Teacher, distill
+from audioset.train.distill import Recipe, Teacher, _masked, distill
 from audioset.weights import safetensors_file
 
 TINY = Recipe(num_mixtures=128, block_size=64, epochs=6, batch_size=16, voices=False)
@@ -97,11 +98,35 @@ def test_a_working_folder_of_another_recipe_is_refused(tmp_path: Path, recording
         distill(TEACHER, [recordings], out, recipe=replace(TINY, seed=1), threads=1)
 
 
+def test_masks_hide_one_run_of_frames_and_one_of_bands(rng: np.random.Generator) -> None:
+    examples = torch.from_numpy(rng.standard_normal((200, 96, 64)).astype(np.float32))
+    masked = _masked(examples, Recipe(mask_frames=10, mask_bands=4), rng)
+    hidden = (masked != examples).numpy()
+    means = examples.mean((1, 2), keepdim=True).expand_as(examples)
+    np.testing.assert_array_equal(masked[hidden], means[hidden])
+    widths = set()
+    for example in hidden:
+        frames, bands = example.all(1), example.all(0)
+        np.testing.assert_array_equal(example, frames[:, np.newaxis] | bands)
+        for run in (frames, bands):
+            assert np.abs(np.diff(run.astype(int))).sum() <= 2
+        widths.add((int(frames.sum()), int(bands.sum())))
+    assert {width for width, _ in widths} == set(range(11))
+    assert {width for _, width in widths} == set(range(5))
+
+
+def test_masks_of_no_width_hide_nothing(rng: np.random.Generator) -> None:
+    examples = torch.from_numpy(rng.standard_normal((8, 96, 64)).astype(np.float32))
+    assert torch.equal(_masked(examples, Recipe(mask_frames=0, mask_bands=0), rng), examples)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs: 0 is out of range"),
         ({"block_size": 100, "batch_size": 50}, "block_size: 100 is out of range; expected a multiple"),
+        ({"mask_frames": 97}, "mask_frames: 97 is out of range; expected 0 to 96"),
+        ({"mask_bands": -1}, "mask_bands: -1 is out of range; expected 0 to 64"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, int], message: str) -> None:

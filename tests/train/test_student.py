@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from audioset.models import mini
-from audioset.models.layers import Conv, Dense, DepthwiseConv, Flatten, MaxPool, Output
+from audioset.models.layers import Conv, Dense, DepthwiseConv, Flatten, GlobalAverage, MaxPool, Output
 from audioset.network import Network
 from audioset.train.student import Student
 from audioset.weights import from_tensors
@@ -27,7 +27,12 @@ EVERY_KIND = (
 )
 
 
-@pytest.mark.parametrize("layers", [mini.SPEC.layers, EVERY_KIND], ids=["mini", "every kind of layer"])
+AVERAGED = (Conv("first", 6, stride=3), GlobalAverage(), *EVERY_KIND[-4:])
+
+
+@pytest.mark.parametrize(
+    "layers", [mini.SPEC.layers, EVERY_KIND, AVERAGED], ids=["mini", "every kind but one", "with an average"]
+)
 def test_onnx_runtime_gives_what_the_student_gives(layers: tuple, rng: np.random.Generator) -> None:
     spec = dataclasses.replace(mini.SPEC, layers=layers)
     torch.manual_seed(0)

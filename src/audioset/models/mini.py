@@ -3,7 +3,7 @@
 The recipe is `audioset.train.distill`; docs/models/mini.md says what it was trained on and what it is worth.
 """
 
-from audioset.models.layers import Conv, Dense, GlobalAverage, Output
+from audioset.models.layers import Conv, Dense, Flatten, Output
 from audioset.models.spec import ModelSpec
 from audioset.models.yamnet import NUM_CLASSES
 from audioset.models.yamnet import SPEC as TEACHER
@@ -19,7 +19,7 @@ SPEC = ModelSpec(
         Conv("conv5", 128, stride=2),
         Conv("conv6", 128),
         Conv("conv7", 192, stride=2),
-        GlobalAverage(),
+        Flatten(),
         Dense("embedding", 128),
         Output("embedding"),
         Dense("logits", NUM_CLASSES, activation="sigmoid"),

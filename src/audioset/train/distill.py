@@ -79,6 +79,9 @@ class Recipe:
         Highest; it rises over the first 300 steps and then falls as a half cosine.
     weight_decay : float
         Of AdamW.
+    mask_frames, mask_bands : int
+        Widest run of frames and of mel bands that is hidden from the student, though not from the teacher, in each
+        example (SpecAugment); 0 hides nothing.
     synthetic : float
         Share of sources that are synthesized on the spot.
     voices : bool
@@ -92,6 +95,8 @@ class Recipe:
     batch_size: int = 256
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
+    mask_frames: int = 16
+    mask_bands: int = 8
     synthetic: float = 0.08
     voices: bool = True
 
@@ -99,6 +104,9 @@ class Recipe:
         for name in ("num_mixtures", "block_size", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}: {getattr(self, name)} is out of range; expected at least 1")
+        for name, most in (("mask_frames", NUM_FRAMES), ("mask_bands", NUM_MEL_BANDS)):
+            if not 0 <= getattr(self, name) <= most:
+                raise OptionError(f"{name}: {getattr(self, name)} is out of range; expected 0 to {most}")
         if self.block_size % self.batch_size or self.block_size % _TEACHER_BATCH:
             raise OptionError(
                 f"block_size: {self.block_size} is out of range; expected a multiple of batch_size, {self.batch_size}, "
@@ -346,8 +354,9 @@ def _fit(work: Path, recipe: Recipe, threads: int, report: Progress) -> Student:
     for visit in range(blocks_done, total_blocks):
         epoch, position = divmod(visit, recipe.num_blocks)
         order = np.random.default_rng([recipe.seed, epoch]).permutation(recipe.num_blocks)
-        rows = np.load(_block_path(work, int(order[position])), mmap_mode="r", allow_pickle=False)
-        shuffled = np.random.default_rng([recipe.seed, epoch, position]).permutation(len(rows))
+        rows = np.load(_block_path(work, int(order[position])), allow_pickle=False)
+        rng = np.random.default_rng([recipe.seed, epoch, position])
+        shuffled = rng.permutation(len(rows))
         for i in range(steps_per_block):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _schedule(visit * steps_per_block + i, recipe.num_steps)
@@ -356,7 +365,7 @@ def _fit(work: Path, recipe: Recipe, threads: int, report: Progress) -> Student:
                 torch.from_numpy(batch[name].astype(np.float32)) for name in ("examples", "embedding", "scores")
             )
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                outputs = student(examples)
+                outputs = student(_masked(examples, recipe, rng))
             cross_entropy, error = _loss(outputs, onto_teacher, scores, (embedding - mean) / deviation)
             loss = _SCORES_WEIGHT * cross_entropy + error
             optimizer.zero_grad()
@@ -374,6 +383,18 @@ def _fit(work: Path, recipe: Recipe, threads: int, report: Progress) -> Student:
 
 def _schedule(step: int, num_steps: int) -> float:
     return min(1.0, (step + 1) / _WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def _masked(examples: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """Replace a random run of frames and one of mel bands in each example by the example's mean."""
+    hidden = np.zeros(examples.shape, dtype=np.bool_)
+    for widest, axis in ((recipe.mask_frames, 1), (recipe.mask_bands, 2)):
+        size = examples.shape[axis]
+        width = rng.integers(0, widest + 1, (len(examples), 1))
+        first = rng.integers(0, size - width + 1)
+        place = np.arange(size)
+        hidden |= np.expand_dims((place >= first) & (place < first + width), 3 - axis)
+    return torch.where(torch.from_numpy(hidden), examples.mean((1, 2), keepdim=True), examples)
 
 
 def _loss(

@@ -122,7 +122,7 @@ class Mixer:
 
     A source is one of the groups, drawn in proportion to the square root of its duration (so that a long folder does
     not drown the others), or with probability `synthetic` a signal made on the spot. One to three sources, each at
-    a random place, speed and gain, are added, filtered and clipped.
+    a random place, speed and gain, some of them backwards, are added, clipped and filtered.
     """
 
     def __init__(self, groups: Sequence[Group], *, seed: int, log_offset: float, synthetic: float = 0.08) -> None:
@@ -144,17 +144,19 @@ class Mixer:
 
     def _mixture(self, rng: Random) -> Float32Array:
         mixed = np.zeros(EXAMPLE_SAMPLES, np.float32)
-        for i in range(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])):
+        for i in range(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2])):
             source = synthesize(rng) if rng.random() < self._synthetic else self._excerpt(rng)
             # The first is about as loud as it was recorded, the others are mostly behind it.
-            gain_db = rng.normal(0, 6) if i == 0 else rng.normal(-6, 8)
+            gain_db = rng.normal(0, 8) if i == 0 else rng.normal(-5, 9)
             mixed += source * np.float32(10 ** (min(gain_db, 20) / 20))
         return np.clip(mixed, -1, 1, out=mixed)
 
     def _excerpt(self, rng: Random) -> Float32Array:
         group = self._groups[rng.choice(len(self._groups), p=self._probability)]
         clip = group.clips[rng.integers(len(group.clips))]
-        speed = 2 ** rng.uniform(-0.3, 0.3) if rng.random() < 0.4 else 1.0
+        speed = 2 ** rng.uniform(-0.5, 0.5) if rng.random() < 0.7 else 1.0
+        if rng.random() < 0.2:
+            clip = clip[::-1]
         length = int(np.ceil(EXAMPLE_SAMPLES * speed)) + 1
         # At least a quarter of a second of the clip, or all of one that is shorter, is heard; the rest is silence.
         heard = min(len(clip), SAMPLE_RATE_HZ // 4)
@@ -172,17 +174,17 @@ class Mixer:
         return np.asarray(resampled, np.float32)
 
     def _filtered(self, log_mel: Float32Array, rng: Random) -> Float32Array:
-        """Apply a smooth random equalizer to half of the examples, and a low or high pass to some."""
+        """Apply a smooth random equalizer to most of the examples, and a low or high pass to some."""
         offset = np.float32(self._log_offset)
         bands = np.arange(NUM_MEL_BANDS)
         for example in log_mel:
             gain_db = np.zeros(NUM_MEL_BANDS)
-            if rng.random() < 0.5:
-                gain_db += np.interp(bands, np.linspace(0, NUM_MEL_BANDS - 1, 6), rng.normal(0, 4, 6))
+            if rng.random() < 0.8:
+                gain_db += np.interp(bands, np.linspace(0, NUM_MEL_BANDS - 1, 8), rng.normal(0, 6, 8))
             if rng.random() < 0.15:
                 edge, slope_db = rng.uniform(20, 60), rng.uniform(1, 6)
                 gain_db -= slope_db * np.clip(bands - edge, 0, None)
-            elif rng.random() < 0.1:
+            elif rng.random() < 0.15:
                 gain_db -= rng.uniform(1, 4) * np.clip(rng.uniform(4, 24) - bands, 0, None)
             if gain_db.any():
                 mel = np.maximum(np.exp(example) - offset, 0)
