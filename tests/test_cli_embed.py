@@ -346,3 +346,41 @@ def test_results_in_a_pipe_are_utf_8_whatever_the_locale(folder: Path) -> None:
     out, error = process.communicate(timeout=30)
     assert process.returncode == 0, error
     assert "日本.flac" in out.decode("utf-8")
+
+
+def test_a_recording_is_never_replaced_by_the_output(folder: Path) -> None:
+    before = (folder / "0.flac").read_bytes()
+    result = CliRunner().invoke(
+        app, ["embed", str(folder), *WEIGHTS, "--overwrite", "--format", "npy", "-o", str(folder / "0.flac")]
+    )
+    assert "one of the inputs" in str(result.exception)
+    assert (folder / "0.flac").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_an_interrupt_ends_a_job_that_waits_for_a_pipe(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    process = start(0, folder / "0.flac", "-", "-o", out, stdin=subprocess.PIPE)
+    wait_for(".out.parquet.partial/*.parquet", tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert process.stderr is not None
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert b"Fatal" not in error
+    assert b"go on with --resume" in error
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell closes the streams")
+@pytest.mark.parametrize("stream", ["0<&-", "1>&-", "2>&-"])
+def test_a_closed_stream_gives_no_traceback(folder: Path, tmp_path: Path, stream: str) -> None:
+    arguments = ["embed", "-" if stream[0] == "0" else str(folder / "0.flac"), "-o", str(tmp_path / "out.npy")]
+    shell = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {stream}', "sh", sys.executable, "-c", SLOW, "0", *arguments, *WEIGHTS],
+        capture_output=True,
+        timeout=60,
+    )
+    assert b"Traceback" not in shell.stderr
+    assert shell.returncode == (2 if stream[0] == "0" else 0)

@@ -208,3 +208,17 @@ def test_public_names_are_these() -> None:
 def test_options_of_many_files_are_checked_at_once(model: Model) -> None:
     with pytest.raises(OptionError, match=r"hop_s: 0 is out of range"):
         model.embed_files(["x.wav"], hop_s=0)
+
+
+def test_one_path_in_the_place_of_many_is_refused(model: Model) -> None:
+    with pytest.raises(OptionError, match=r"paths: 'abc\.wav' is one path"):
+        model.embed_files("abc.wav")
+
+
+def test_a_file_that_overflows_is_a_record_like_any_other(model: Model, clip: Path, tmp_path: Path) -> None:
+    samples = np.zeros(32_000, np.float32)
+    samples[9] = 3e38
+    soundfile.write(tmp_path / "spike.wav", samples, 16_000, subtype="FLOAT")
+    first, second = model.embed_files([tmp_path / "spike.wav", clip])
+    assert isinstance(first.error, AudioError)
+    assert len(second) == 3

@@ -201,3 +201,18 @@ def test_closing_does_not_wait_for_an_input_that_never_comes() -> None:
     blocks.close()
     assert time.monotonic() - began < 10
     never.set()
+
+
+def test_stopping_does_not_wait_for_a_pipe_that_stays_silent() -> None:
+    silent = threading.Event()
+
+    def pipe() -> Iterator[Float32Array]:
+        silent.wait(60)
+        yield waveform(0, 1.0)
+
+    blocks = run([opened(waveform(1, 3.0)), pipe])
+    next(blocks)
+    began = time.monotonic()
+    blocks.close()
+    assert time.monotonic() - began < 10
+    silent.set()

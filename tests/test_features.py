@@ -161,7 +161,7 @@ def test_nan_is_refused() -> None:
         features.examples(np.array([0.0, np.nan], np.float32))
 
 
-@pytest.mark.parametrize("hop_s", [0, -1, float("nan"), float("inf"), 1e-5])
+@pytest.mark.parametrize("hop_s", [0, -1, float("nan"), float("inf"), 1e-5, 1e300])
 def test_hop_out_of_range_is_refused(hop_s: float) -> None:
     with pytest.raises(OptionError, match=r"hop_s: .* out of range"):
         features.num_examples(1, hop_s=hop_s)
@@ -170,3 +170,10 @@ def test_hop_out_of_range_is_refused(hop_s: float) -> None:
 def test_unknown_padding_is_refused() -> None:
     with pytest.raises(OptionError, match="pad: 'zero' is not a policy; expected one of short, none, all"):
         features.examples(np.zeros(1, np.float32), pad="zero")  # type: ignore[arg-type]
+
+
+def test_samples_whose_spectrum_overflows_are_refused_by_time() -> None:
+    waveform = np.zeros(64_000, np.float32)
+    waveform[20_000] = 3e38
+    with pytest.raises(AudioError, match=r"so large that their spectrum overflows, within 0\.00 to .* Scale"):
+        features.examples(waveform)

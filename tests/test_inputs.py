@@ -82,3 +82,30 @@ def test_standard_input_cannot_be_named_twice() -> None:
 
 def test_a_name_that_is_too_long_stays_to_be_reported() -> None:
     assert expand(["x" * 300]).files == ("x" * 300,)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may read everything")
+def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_found(folder: Path) -> None:
+    (folder / "deep").chmod(0)
+    try:
+        found = expand([str(folder)])
+    finally:
+        (folder / "deep").chmod(0o700)
+    assert len(found.files) == 4
+    assert "cannot be read" in str(found.missing[0][1])
+
+
+def test_a_folder_that_the_system_refuses_is_reported_and_the_rest_is_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = expand([str(folder)])
+    assert len(found.files) == 4
+    assert "deep: this folder cannot be read (Permission denied)" in str(found.missing[0][1])

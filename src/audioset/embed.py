@@ -176,9 +176,7 @@ class Model:
         self.threads = available_cores() if threads is None else threads
         self.batch_size = batch_size
         self._pca = pca
-        for name, value in (("threads", self.threads), ("batch_size", batch_size)):
-            if not 1 <= value <= 1024:
-                raise OptionError(f"{name}: {value} is out of range; expected 1 to 1024")
+        check_cores(threads, batch_size)
         self._network = Network(spec, model_weights)
 
     @property
@@ -255,6 +253,8 @@ class Model:
         A file that cannot be read does not stop the others: its `Embeddings` has no rows and says why in `error`.
         Parameters are as in `embed`; `paths` is taken lazily.
         """
+        if isinstance(paths, str | os.PathLike):
+            raise OptionError(f"paths: {os.fspath(paths)!r} is one path; expected several. Use embed, or a list of one")
         options = EmbedOptions(hop_s, pad, start_s, duration_s, pool, postprocess)
         return self._embed_sources(((path, None) for path in paths), options)
 
@@ -552,6 +552,13 @@ def _name(source: AudioSource) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return "<array>" if isinstance(source, np.ndarray) else "<stream>"
+
+
+def check_cores(threads: int | None, batch_size: int) -> None:
+    """Raise OptionError for a number of threads or a size of batches that makes no sense."""
+    for name, value in (("threads", threads), ("batch_size", batch_size)):
+        if value is not None and not 1 <= value <= 1024:
+            raise OptionError(f"{name}: {value} is out of range; expected 1 to 1024")
 
 
 def available_cores() -> int:

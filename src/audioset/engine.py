@@ -13,6 +13,7 @@ caller's iterable, a few ahead, so that an iterable that waits (a watched folder
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,8 +32,10 @@ _MAX_HELD = 1024
 _MAX_WINDOW = 256
 # Inputs taken from the caller's iterable ahead of need.
 _MAX_AHEAD = 32
-# How long a batch that is not full waits for the iterable to give one more input.
+# How long a batch that is not full waits for more examples while another worker, or nothing else, is at work.
 _PATIENCE_S = 0.05
+# How long the threads may take to end what they are doing when the caller wants no more; a batch takes some 0.3 s.
+_FAREWELL_S = 2.0
 # Below this, a batch costs more in reading the network's weights than a second core gains.
 _MIN_SPLIT = 4
 
@@ -147,10 +150,12 @@ def run(
         yield from engine.blocks()
     finally:
         engine.stop()
-        for worker in workers:
-            worker.join()
-        inputs.join(_PATIENCE_S)  # it may be waiting in the caller's iterable, for ever
-        engine.close()
+        # A worker that reads a silent pipe, and an iterable that waits, may never come back: they are left behind.
+        deadline = time.monotonic() + _FAREWELL_S
+        for thread in (*workers, inputs):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if not any(worker.is_alive() for worker in workers):
+            engine.close()
 
 
 def _examples(open_waveform: OpenWaveform, stream: ExampleStream) -> Iterator[Float32Array]:
@@ -254,15 +259,16 @@ class _Engine:
                 file.advancing = True
                 self._advancing += 1
                 return file
-            inputs_late = not self._inputs_ended and not self._ahead
-            if self._num_ready and not self._advancing and not (patient and inputs_late):
+            # More may be on the way for a batch that is not full, but from a pipe it may take for ever.
+            more_to_come = self._advancing or not (self._inputs_ended or self._ahead)
+            if self._num_ready and not (patient and more_to_come):
                 # Nothing more can join the batch for now: what there is is shared among the workers without work.
                 share = -(-self._num_ready // (self._idle + 1))
                 return self._take_batch(max(share, _MIN_SPLIT))
             if self._no_more_files() and not self._advancing and not any(file.can_advance for file in self._window):
                 return None
             self._idle += 1
-            patient = self._changed.wait(_PATIENCE_S if self._num_ready and not self._advancing else None)
+            patient = self._changed.wait(_PATIENCE_S if self._num_ready else None)
             self._idle -= 1
         return None
 

@@ -36,6 +36,7 @@ MEL_FMIN_HZ = 125.0
 MEL_FMAX_HZ = 7_500.0
 DEFAULT_LOG_OFFSET = 0.01
 DEFAULT_HOP_S = EXAMPLE_S
+MAX_HOP_S = 86_400
 
 WINDOW_SAMPLES = round(WINDOW_S * SAMPLE_RATE_HZ)
 FRAME_HOP_SAMPLES = round(FRAME_HOP_S * SAMPLE_RATE_HZ)
@@ -272,6 +273,12 @@ class ExampleStream:
                 examples = _log_mel_examples(patches, self._log_offset)
                 self._samples = self._samples[local[-1] :]
                 self._first_sample = int(starts[-1])
+            if not np.isfinite(np.add.reduce(examples, axis=None)):
+                raise AudioError(
+                    f"samples so large that their spectrum overflows, within {starts[0] / SAMPLE_RATE_HZ:.2f} to "
+                    f"{(starts[size - 1] + EXAMPLE_SAMPLES) / SAMPLE_RATE_HZ:.2f} s; expected values in about [-1, 1]. "
+                    "Scale the recording, or cut them out"
+                )
             yield examples
 
 
@@ -284,8 +291,10 @@ def check_pad(pad: str) -> Pad:
 
 def _hop_samples(hop_s: float) -> float:
     hop = hop_s * SAMPLE_RATE_HZ
-    if not (math.isfinite(hop) and hop >= 1):
-        raise OptionError(f"hop_s: {hop_s} is out of range; expected at least one sample, {1 / SAMPLE_RATE_HZ} s")
+    if not 1 <= hop <= MAX_HOP_S * SAMPLE_RATE_HZ:
+        raise OptionError(
+            f"hop_s: {hop_s} is out of range; expected seconds from {1 / SAMPLE_RATE_HZ} (one sample) to {MAX_HOP_S:,}"
+        )
     # 0.29 · 16000 is 4639.999…: a hop meant as a whole number of samples is taken as one.
     return float(round(hop)) if abs(hop - round(hop)) < 1e-6 else hop
 
@@ -360,9 +369,11 @@ def _log_mel_blocks(frames: Float32Array, log_offset: float) -> Float32Array:
     """(f, 400) samples to (f, 64) log-mel; f is a multiple of the block."""
     spectrum = np.fft.rfft(frames * _hann(), FFT_SAMPLES)
     parts = spectrum.view(np.float32)
-    np.square(parts, out=parts)
+    with np.errstate(over="ignore", invalid="ignore"):  # ExampleStream finds and names it
+        np.square(parts, out=parts)
     magnitude: Float32Array = np.sqrt(parts[:, 0::2] + parts[:, 1::2])
-    mel: Float32Array = magnitude.reshape(-1, _BLOCK_FRAMES, magnitude.shape[-1]) @ mel_matrix()
+    with np.errstate(invalid="ignore"):
+        mel: Float32Array = magnitude.reshape(-1, _BLOCK_FRAMES, magnitude.shape[-1]) @ mel_matrix()
     mel += np.float32(log_offset)
     np.log(mel, out=mel)
     return mel.reshape(-1, NUM_MEL_BANDS)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from audioset.errors import AudioError, OptionError
 
@@ -31,7 +32,8 @@ class Inputs:
     files : tuple of str
         Paths as users would type them, or "-".
     missing : tuple of (str, AudioError)
-        What was asked for and stands for no file at all: a folder without audio, a pattern without match.
+        What was asked for and stands for no file at all: a folder that holds no audio or cannot be read, a pattern
+        without match.
     """
 
     files: tuple[str, ...]
@@ -60,22 +62,40 @@ def expand(arguments: Iterable[str], *, lists: Iterable[str | os.PathLike[str]] 
     if [*arguments, *lists_of_files].count(STDIN) > 1:
         raise OptionError("-: named more than once; standard input can be read only once")
     files: dict[str, None] = {}
-    missing = []
+    missing: list[tuple[str, AudioError]] = []
     every = [*arguments, *(line for path in lists_of_files for line in _read_list(path))]
     for argument in every:
-        found = dict.fromkeys(_expand_one(argument))
-        if found:
+        locked: list[tuple[str, AudioError]] = []
+        found = dict.fromkeys(_expand_one(argument, locked))
+        missing += locked
+        if found or locked:
             files |= found
         else:
             missing.append((argument, _nothing(argument)))
     return Inputs(tuple(files), tuple(missing))
 
 
-def _expand_one(argument: str) -> Iterator[str]:
+def standard_input() -> BinaryIO:
+    """Return standard input as it is, unbuffered where it can be: a thread that waits for it then holds no lock.
+
+    Raises
+    ------
+    OptionError
+        It is closed.
+    """
+    if sys.stdin is None:
+        raise OptionError("-: standard input is closed; expected audio or a list of files in a pipe")
+    try:
+        return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+    except (OSError, ValueError):  # not a descriptor, but an object in its place
+        return cast(BinaryIO, sys.stdin.buffer)
+
+
+def _expand_one(argument: str, locked: list[tuple[str, AudioError]]) -> Iterator[str]:
     if argument == STDIN:
         yield argument
     elif os.path.isdir(argument):
-        yield from _walk(argument)
+        yield from _walk(argument, locked)
     elif not os.path.lexists(argument) and glob.has_magic(argument):
         for match in sorted(glob.iglob(argument, recursive=True)):
             if not Path(match).is_dir():
@@ -84,9 +104,16 @@ def _expand_one(argument: str) -> Iterator[str]:
         yield argument  # a file that is not there is reported, by name, when it is opened
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, locked: list[tuple[str, AudioError]]) -> Iterator[str]:
+    def note(error: OSError) -> None:
+        name = str(error.filename)
+        reason = (
+            f"{name}: this folder cannot be read ({error.strerror}); expected one that may be listed. Check its rights"
+        )
+        locked.append((name, AudioError(reason)))
+
     seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=note):
         real = os.path.realpath(parent)
         if real in seen:  # a link to a folder above it, or a second way into one
             folders.clear()
@@ -97,12 +124,6 @@ def _walk(folder: str) -> Iterator[str]:
             # macOS leaves ._NAME beside files on foreign disks; no hidden file is a recording.
             if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
                 yield str(Path(parent, name))
-
-
-def _refuse(error: OSError) -> None:
-    raise OptionError(
-        f"{error.filename}: this folder cannot be read ({error.strerror}). Check its permissions"
-    ) from error
 
 
 def _nothing(argument: str) -> AudioError:
@@ -116,9 +137,9 @@ def _nothing(argument: str) -> AudioError:
 
 def _read_list(path: str) -> list[str]:
     try:
-        content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
-        text = content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        content = standard_input().read() if path == STDIN else Path(path).read_bytes()
+        text = content.decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
         raise OptionError(f"{path}: cannot read this list ({error}); expected UTF-8 text, one name a line") from error
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from typing import Annotated, TextIO
@@ -47,6 +48,9 @@ def _root(
 def main() -> None:
     """Run the command line: errors that are the user's to mend become one message and an exit status."""
     warnings.showwarning = _show_warning
+    # Closed ones are None, of which no library knows.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         # Files and pipes take UTF-8 wherever they are made, and names of any bytes; a terminal knows its own encoding.
         if isinstance(stream, io.TextIOWrapper):

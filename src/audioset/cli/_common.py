@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from audioset.errors import AudioSetError
+from audioset.errors import AudioSetError, OptionError
 from audioset.inputs import STDIN
 
 if TYPE_CHECKING:
@@ -77,6 +79,16 @@ def progress_on(stream: TextIO) -> Progress | None:
     )
 
 
+@contextmanager
+def one_interrupt() -> Iterator[None]:
+    """Let a first Ctrl-C end what is inside, and no second one what is then put in order."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
+
+
 def is_read_once(name: str) -> bool:
     """Return whether an input is gone once it has been read: standard input, a named pipe."""
     return name == STDIN or (os.path.exists(name) and stat.S_ISFIFO(os.stat(name).st_mode))  # noqa: PTH116
@@ -84,7 +96,18 @@ def is_read_once(name: str) -> bool:
 
 def reason_of(name: str, error: Exception) -> str:
     """Return why a file failed, in a sentence that names it, also where the error is none of this package's."""
-    return str(error) if isinstance(error, AudioSetError) else f"{name}: {type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, AudioSetError) else f"{type(error).__name__}: {error}"
+    return reason if name in reason or name == STDIN else f"{name}: {reason}"
+
+
+def check_not_an_input(out: str, files: Iterable[str], option: str = "--out") -> None:
+    """Raise OptionError if an output would take the place of one of the recordings."""
+    if os.path.exists(out):
+        for file in files:
+            if os.path.exists(file) and os.path.samefile(out, file):  # noqa: PTH121
+                raise OptionError(
+                    f"{option} {out}: one of the inputs; expected another name. Recordings are never replaced"
+                )
 
 
 def seconds_of(name: str, start_s: float, duration_s: float | None) -> float | None:

@@ -17,8 +17,10 @@ import typer
 
 from audioset.cli._common import (
     Bar,
+    check_not_an_input,
     clock,
     is_read_once,
+    one_interrupt,
     progress_on,
     reason_of,
     report_failures,
@@ -27,7 +29,7 @@ from audioset.cli._common import (
 )
 from audioset.cli.models import downloading
 from audioset.features import SAMPLE_RATE_HZ, num_examples
-from audioset.inputs import STDIN, Inputs, expand
+from audioset.inputs import STDIN, Inputs, expand, standard_input
 
 if TYPE_CHECKING:
     from audioset.embed import EmbedOptions, Model
@@ -143,7 +145,7 @@ def embed(
       ffmpeg -i https://… -f wav - | audioset embed - -o - > stream.jsonl
     """
     from audioset import models
-    from audioset.embed import EmbedOptions, Model
+    from audioset.embed import EmbedOptions, Model, check_cores
     from audioset.errors import OptionError
     from audioset.features import ShortClipWarning
     from audioset.postprocess import Pca
@@ -158,6 +160,8 @@ def embed(
     spec = models.get(model)
     options = EmbedOptions(hop, None if pad is None else pad.value, start, duration, pool.value, postprocess.value)
     hop_s, pad_policy = options.resolve(spec)
+    check_not_an_input(out, inputs.files)
+    check_cores(threads, batch)
     if dry_run:
         _dry_run(inputs, spec, options, as_json=as_json)
         return
@@ -180,14 +184,15 @@ def embed(
         duration_s=duration,
         pca_sha256=None if parameters is None else parameters.sha256,
     )
-    summary = None
+    summary: JobSummary | None = None
+    job: _Job | None = None
     try:
         with open_writer(
             out, info, format=output_format, overwrite=overwrite, resume=resume, inputs=inputs.files
         ) as writer:
             job = _Job(writer)
             if not writer.complete:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), one_interrupt():
                     warnings.simplefilter("ignore", ShortClipWarning)  # counted in the summary
                     # Kept by no name, so that the network's memory is free again when the output is put together.
                     job.run(Model(spec, found, threads=threads, batch_size=batch, pca=parameters), inputs, options)
@@ -196,7 +201,8 @@ def embed(
             else:
                 writer.discard()
     except KeyboardInterrupt:
-        typer.echo("interrupted" + "; finished files are kept: go on with --resume" * (out != STDIN), err=True)
+        kept = out != STDIN and job is not None and (job.num_files or job.writer.completed)
+        typer.echo("interrupted; finished files are kept: go on with --resume" if kept else "interrupted", err=True)
         raise typer.Exit(130) from None
     # Without a summary, nothing could be embedded or the reader of a pipe has seen enough.
     job.report(writer.finish() if summary is None and out == STDIN else summary, as_json=as_json)
@@ -224,7 +230,7 @@ class _Job:
         with progress or nullcontext():
             bar = Bar(progress, "embedding", files, options.start_s, options.duration_s)
             rows = files_done = 0
-            sources = ((sys.stdin.buffer if name == STDIN else name, None) for name in files)
+            sources = ((standard_input() if name == STDIN else name, None) for name in files)
             for block in model.embed_blocks(sources, options):
                 name = files[block.index]
                 rows += len(block.values)
@@ -270,7 +276,8 @@ class _Job:
             if count:
                 typer.echo(f"{count} {'clip' if count == 1 else 'clips'} {what}", err=True)
         where = "nothing written" if summary is None else out or "standard output"
-        talk = f"{rows:,} embeddings of {files:,} {'file' if files == 1 else 'files'} → {where}"
+        of_files = f"{files:,} {'file' if files == 1 else 'files'}"
+        talk = f"{rows:,} {'embedding' if rows == 1 else 'embeddings'} of {of_files} → {where}"
         if self.audio_s:
             talk += f" ({clock(self.audio_s)} of audio in {wall_s:.1f} s, {self.audio_s / wall_s:.0f}× real time)"
         elif self.writer.complete:

@@ -15,11 +15,20 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from audioset.cli._common import Bar, clock, is_read_once, progress_on, reason_of, report_failures, say_if_small
+from audioset.cli._common import (
+    Bar,
+    check_not_an_input,
+    clock,
+    is_read_once,
+    progress_on,
+    reason_of,
+    report_failures,
+    say_if_small,
+)
 from audioset.cli._reports import CsvReport, JsonReport, PlainReport, Report, RichReport, Selection
 from audioset.cli.models import downloading
 from audioset.errors import AudioSetError, OptionError, OutputError
-from audioset.inputs import STDIN, Inputs, expand
+from audioset.inputs import STDIN, Inputs, expand, standard_input
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -143,6 +152,8 @@ def tag(
     spec = models.get(model)
     class_list(model)  # raises for a model that has none, before anything is fetched
     EmbedOptions(hop).resolve(spec)
+    for option, name in (("--out", out), ("--plot", plot)):
+        check_not_an_input(name or "", inputs.files, option)
     outputs = _Outputs.plan(inputs.files, form, None if out == STDIN else out, plot, overwrite=overwrite)
     say_if_small(model)
     with downloading(model) as progress:
@@ -310,7 +321,7 @@ class _Job:
             for name, error in inputs.missing:
                 self._fail(report, name, error)
             bar = Bar(progress, "tagging", files)
-            sources = (sys.stdin.buffer if name == STDIN else name for name in files)
+            sources = (standard_input() if name == STDIN else name for name in files)
 
             def show(audio_s: float) -> None:
                 bar.update(self.num_tagged + len(self.failures), audio_s, len(self.failures))
