@@ -119,7 +119,7 @@ def check_installed() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            "plot: drawing needs matplotlib, which is not installed. Install it with `pip install 'audioset[plot]'`"
+            "plot: drawing needs matplotlib, which is not installed. Install it with `pip install matplotlib`"
         ) from error
 
 

@@ -108,7 +108,7 @@ def tag(
         typer.Option(
             "--plot",
             help="Also draw the spectrogram above the timeline: .png, .pdf or .svg; for several inputs a folder. Needs "
-            "`audioset[plot]`.",
+            "matplotlib.",
         ),
     ] = None,
     hop: Annotated[

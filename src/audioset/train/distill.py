@@ -41,8 +41,7 @@ try:
     from audioset.train.student import Student
 except ImportError as error:
     raise MissingExtraError(
-        "distillation: PyTorch is not installed; expected it for training. Install it with "
-        "`pip install 'audioset[train]'`."
+        "distillation: PyTorch is not installed; expected it for training. Install it with `pip install torch`."
     ) from error
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from audioset import models
 from audioset.errors import WeightsError
 from audioset.weights import content
-from audioset.weights.catalogue import WEIGHTS, CatalogueEntry, catalogue
+from audioset.weights.catalogue import PCA, WEIGHTS, CatalogueEntry, catalogue
 from audioset.weights.conversion import converted_path, open_built_in, open_ready
 from audioset.weights.download import is_whole
 from audioset.weights.files import cache_dir, is_file, sha256_of
@@ -28,7 +28,10 @@ def select(names: Iterable[str]) -> list[CatalogueEntry]:
     entries = catalogue()
     chosen: dict[str, CatalogueEntry] = {}
     for name in names:
-        found = [entry for entry in entries.values() if name in (entry.name, entry.model)]
+        of_model = [entry for entry in entries.values() if entry.model == name]
+        # Others' weights for the model are fetched by their own names.
+        found = [entry for entry in entries.values() if entry.name == name or (entry in of_model and entry.kind == PCA)]
+        found = found if name in entries else of_model
         if not found:
             raise WeightsError(
                 f"{name}: not in the catalogue; expected one of {', '.join(entries)}.{close_match(name, entries)} "

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from audioset.errors import MissingExtraError, WeightsFormatError
+from audioset.errors import WeightsFormatError
 from audioset.models.yamnet import BATCH_NORM_EPSILON
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -38,18 +38,11 @@ def read(path: Path) -> dict[str, Array]:
 
     Raises
     ------
-    MissingExtraError
-        If h5py is not installed.
     WeightsFormatError
         If the file is not HDF5, or damaged.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{path}: reading Keras weights needs h5py, which is not installed. Install it with "
-            "`pip install 'audioset[h5]'`."
-        ) from error
+    import h5py
+
     found: dict[str, Array] = {}
     try:
         with h5py.File(path, "r") as file:

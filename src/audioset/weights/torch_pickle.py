@@ -62,7 +62,7 @@ def read(path: Path) -> dict[str, Array]:
     except ImportError as error:
         raise MissingExtraError(
             f"{path}: a PyTorch file, and PyTorch is not installed; expected it, to read the file. Install it with "
-            "`pip install 'audioset[torch]'`, or convert the file to safetensors where it is installed."
+            "`pip install torch`, or convert the file to safetensors where it is installed."
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
