@@ -384,3 +384,14 @@ def test_a_closed_stream_gives_no_traceback(folder: Path, tmp_path: Path, stream
     )
     assert b"Traceback" not in shell.stderr
     assert shell.returncode == (2 if stream[0] == "0" else 0)
+
+
+@pytest.mark.parametrize("out", ["no/such/out.parquet", "there.parquet"])
+def test_an_output_that_cannot_be_is_refused_before_weights_are_fetched(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUDIOSET_OFFLINE", "1")
+    (tmp_path / "there.parquet").touch()
+    result = CliRunner().invoke(app, ["embed", str(folder), "-o", out])
+    assert out in str(result.exception)

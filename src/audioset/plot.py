@@ -48,7 +48,7 @@ def save_timeline(
 
     Parameters and errors are those of `timeline`; OutputError where the file cannot be written.
     """
-    from audioset.weights.files import written_whole
+    from audioset._files import written_whole
 
     path = Path(out)
     check_format(path)

@@ -149,7 +149,7 @@ def embed(
     from audioset.errors import OptionError
     from audioset.features import ShortClipWarning
     from audioset.postprocess import Pca
-    from audioset.records import JobInfo, open_writer
+    from audioset.records import JobInfo, check_output, open_writer
     from audioset.weights import load, load_pca
 
     inputs = expand(paths or [], lists=files_from or [])
@@ -167,6 +167,7 @@ def embed(
         return
 
     say_if_small(model)
+    check_output(out, format=output_format, overwrite=overwrite, resume=resume)
     with downloading(model) as progress:
         found = load(model, weights, progress=progress)
         parameters = None if options.postprocess == "none" else Pca(*load_pca(pca, progress=progress))

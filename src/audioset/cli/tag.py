@@ -239,7 +239,7 @@ class _Outputs:
     @contextmanager
     def stream(self) -> Iterator[TextIO]:
         """Give the stream for results that share one; a file appears whole at the end, or not at all."""
-        from audioset.weights.files import written_whole
+        from audioset._files import written_whole
 
         if self.whole is None:
             yield sys.stdout
@@ -366,8 +366,8 @@ class _Job:
 
     def _write(self, scores: Scores, report: Report, stream: TextIO) -> None:
         from audioset import labels
+        from audioset._files import written_whole
         from audioset.plot import DEFAULT_TOP, save_timeline
-        from audioset.weights.files import written_whole
 
         form = self.outputs.form
         path = self.outputs.labels.get(scores.file)

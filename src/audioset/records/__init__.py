@@ -26,7 +26,7 @@ inputs, or null).
 
 from audioset.records.formats import FORMATS, format_of
 from audioset.records.info import Failure, JobInfo, JobSummary
-from audioset.records.job import JobWriter, StreamWriter, open_writer
+from audioset.records.job import JobWriter, StreamWriter, check_output, open_writer
 from audioset.records.table import EmbeddingTable, read_embeddings
 from audioset.records.tfrecord import read_tfrecord
 
@@ -38,6 +38,7 @@ __all__ = [
     "JobSummary",
     "JobWriter",
     "StreamWriter",
+    "check_output",
     "format_of",
     "open_writer",
     "read_embeddings",

@@ -65,6 +65,23 @@ def open_writer(
     return StreamWriter(sys.stdout.buffer, info, format=name)
 
 
+def check_output(out: Path | str, *, format: str | None = None, overwrite: bool = False, resume: bool = False) -> None:  # noqa: A002
+    """Refuse, before weights are fetched, an output that `open_writer` would refuse whatever the job.
+
+    Raises
+    ------
+    OptionError
+        For an unknown format.
+    OutputError
+        When there is no folder to write to, or the output is there already and neither replaced nor resumed.
+    """
+    format_of(out, format)
+    if str(out) != "-":
+        place = _checked_place(Path(out))
+        if place.exists() and not (overwrite or resume):
+            raise _exists(place)
+
+
 class JobWriter:
     """The rows of a job on their way to a file. Used as a context manager, from one thread.
 
@@ -253,7 +270,7 @@ class JobWriter:
         if self._overwrite or not self.out.exists() or (begun is not None and begun.get("overwrite")):
             return False
         if not resume:
-            raise OutputError(f"{self.out}: exists; --overwrite to replace it, or choose another --out")
+            raise _exists(self.out)
         try:
             found = read_metadata(self.out, self.format)
         except RecordError as error:
@@ -596,6 +613,10 @@ def _checked_block(info: JobInfo, file: str, start_s: Times, end_s: Times, value
             f"{file}: start_s {start_s.shape} and end_s {end_s.shape} for {len(values)} rows; expected one each a row"
         )
     return _Block(file, start_s.astype(np.float64), end_s.astype(np.float64), np.array(values, order="C"))
+
+
+def _exists(out: Path) -> OutputError:
+    return OutputError(f"{out}: exists; --overwrite to replace it, or choose another --out")
 
 
 def _checked_place(out: Path) -> Path:

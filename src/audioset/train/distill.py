@@ -25,13 +25,13 @@ import numpy as np
 import numpy.typing as npt
 
 from audioset import audio
+from audioset._files import written_whole
 from audioset.errors import MissingExtraError, OptionError, OutputError
 from audioset.features import NUM_FRAMES, NUM_MEL_BANDS, Float32Array
 from audioset.models import mini
 from audioset.network import Network
 from audioset.train.mixtures import Mixer, find_recordings, read_groups, spoken
 from audioset.weights import safetensors_file
-from audioset.weights.files import written_whole
 
 try:
     import torch

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from audioset._files import written_whole as written_whole  # where it was found before
 from audioset.errors import WeightsError
 
 _PIECE_BYTES = 1 << 20
