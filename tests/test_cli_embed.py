@@ -168,6 +168,7 @@ def test_finished_output_is_kept(folder: Path, tmp_path: Path) -> None:
         (["x.wav", "-o", "out.tfrecord"], "--postprocess uint8"),
         (["--files-from", "gone.txt"], "gone.txt: cannot read this list"),
         (["x.wav", "--threads", "0"], "threads: 0 is out of range"),
+        (["x.wav", "--pca", "p.npz"], "--pca: would not be used"),
     ],
 )
 def test_wrong_usage_is_one_message_and_status_2(

@@ -160,6 +160,8 @@ def embed(
     spec = models.get(model)
     options = EmbedOptions(hop, None if pad is None else pad.value, start, duration, pool.value, postprocess.value)
     hop_s, pad_policy = options.resolve(spec)
+    if pca is not None and options.postprocess == "none":
+        raise OptionError("--pca: would not be used; expected --postprocess pca or uint8 beside it")
     check_not_an_input(out, inputs.files)
     check_cores(threads, batch)
     if dry_run:
