@@ -280,6 +280,18 @@ def test_a_pipe_that_closes_early_ends_quietly(folder: Path, data_dir: Path) -> 
     assert b"Exception ignored" not in error
 
 
+def test_an_interrupt_says_what_is_left(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from audioset.cli import tag
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tag._Job, "run", interrupted)
+    result = run(folder, "-o", tmp_path / "tags.csv", status=130)
+    assert "interrupted; no file was written" in result.stderr
+    assert not (tmp_path / "tags.csv").exists()
+
+
 def test_an_output_named_with_dots_is_kept_too(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "tags.csv"
     out.write_text("mine")

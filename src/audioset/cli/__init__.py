@@ -61,6 +61,9 @@ def main() -> None:
         _fail(error, status=2)
     except AudioSetError as error:
         _fail(error, status=1)
+    except KeyboardInterrupt:  # before a command has begun
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
     except OSError as error:  # such as a full disk under standard output
         _fail(AudioSetError(f"{error.filename or 'output'}: {error.strerror or error}"), status=1)
 

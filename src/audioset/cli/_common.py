@@ -89,6 +89,16 @@ def one_interrupt() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def interrupted_says(message: str) -> Iterator[None]:
+    """End the command with a message and status 130 at a Ctrl-C inside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(message, err=True)
+        raise typer.Exit(130) from None
+
+
 def is_read_once(name: str) -> bool:
     """Return whether an input is gone once it has been read: standard input, a named pipe."""
     return name == STDIN or (os.path.exists(name) and stat.S_ISFIFO(os.stat(name).st_mode))  # noqa: PTH116

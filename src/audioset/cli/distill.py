@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audioset.cli._common import interrupted_says
+
 if TYPE_CHECKING:
     from audioset.train.distill import Progress
 
@@ -60,7 +62,8 @@ def distill(
     check_output(out, overwrite=overwrite)
     recipe = Recipe(seed=seed, num_mixtures=mixtures, epochs=epochs, voices=voices)
     learnt_from = Teacher.of(load(teacher, teacher_weights))
-    with _bar() as progress:
+    said = "interrupted; what is done is kept beside the output: the same command goes on from there"
+    with interrupted_says(said), _bar() as progress:
         run(learnt_from, data, out, exclude=exclude or (), recipe=recipe, threads=threads, progress=progress)
     typer.echo(f"{out}: mini, distilled from {teacher}", err=True)
 

@@ -19,6 +19,7 @@ from audioset.cli._common import (
     Bar,
     check_not_an_input,
     clock,
+    interrupted_says,
     is_read_once,
     progress_on,
     reason_of,
@@ -160,7 +161,8 @@ def tag(
         found = load(model, weights, progress=progress)
     job = _Job(Model(spec, found, threads=threads, batch_size=batch), selection, outputs, hop)
     began = time.perf_counter()
-    with outputs.stream() as stream:
+    kept = "outputs that are finished are kept" if outputs.labels or outputs.plots else "no file was written"
+    with interrupted_says(f"interrupted; {kept}"), outputs.stream() as stream:
         job.run(inputs, stream)
         if outputs.whole is not None and not job.num_tagged:
             job.talk(time.perf_counter() - began)
