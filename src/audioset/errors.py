@@ -9,6 +9,7 @@ AudioSetError
 ├── FetchError            (OSError)            a download that did not arrive whole
 ├── MissingExtraError     (ImportError)        an optional dependency that is not installed
 ├── RecordError           (ValueError)         an embeddings file that cannot be read or written as asked
+├── DatasetError          (ValueError)         a file of a data set that is not as published or does not fit another
 └── OutputError           (OSError)            an output that cannot be written where asked
 
 Every message gives the subject (file or argument), what was found, what was expected and what to do next.
@@ -49,6 +50,10 @@ class MissingExtraError(AudioSetError, ImportError):
 
 class RecordError(AudioSetError, ValueError):
     """An embeddings file or record cannot be read, or cannot hold what was asked."""
+
+
+class DatasetError(AudioSetError, ValueError):
+    """A file of a data set is not in the format that it should be in, is damaged, or does not fit another."""
 
 
 class OutputError(AudioSetError, OSError):
