@@ -72,13 +72,13 @@ def class_list(name: str) -> ClassList:
     if name not in _COLUMNS:
         from audioset import models
 
-        if name not in models.REGISTRY:
-            known = ", ".join([*_COLUMNS, *(spec.name for spec in models.REGISTRY.values() if spec.classes)])
+        if name not in models.REGISTRY and not models.own.is_own(name):
+            known = ", ".join([*_COLUMNS, *(spec.name for spec in models.REGISTRY.values() if spec.num_classes)])
             raise OptionError(f"class list {name!r}: unknown; expected one of {known}")
-        name_of_list = models.get(name).classes
-        if name_of_list is None:
+        classes = models.get(name).classes
+        if classes is None:
             raise OptionError(f"{name}: gives embeddings and has no classes. Use a model that tags, such as yamnet")
-        name = name_of_list
+        return classes
     rows = sorted((int(row[_COLUMNS[name]]), row) for row in _table() if row[_COLUMNS[name]])
     return ClassList(tuple(row["mid"] for _, row in rows), tuple(row["display_name"] for _, row in rows))
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from audioset import audio, engine, features, models
 from audioset.audio import AudioSource
-from audioset.classes import ClassList, class_list
+from audioset.classes import ClassList
 from audioset.errors import OptionError
 from audioset.features import Pad
 from audioset.models.spec import ModelSpec
@@ -458,14 +458,15 @@ class Model:
         options: EmbedOptions,
         progress: Callable[[float], None] | None,
     ) -> Iterator[Scores]:
-        if self.spec.num_classes is None or self.spec.classes is None:
-            tagging = ", ".join(spec.name for spec in models.REGISTRY.values() if spec.classes)
+        classes = self.spec.classes
+        if classes is None:
+            tagging = ", ".join(spec.name for spec in models.REGISTRY.values() if spec.num_classes)
             raise OptionError(
                 f"{self.name}: gives embeddings and has no classes to score; expected a model that tags"
                 + (f": {tagging}" if tagging else "")
             )
         hop_s, pad = options.resolve(self.spec)
-        return self._collected_scores(sources, options, hop_s, pad, class_list(self.spec.classes), progress)
+        return self._collected_scores(sources, options, hop_s, pad, classes, progress)
 
     def _collected_scores(
         self,
@@ -505,7 +506,7 @@ class Model:
 
 
 def load(
-    model: str = "vggish",
+    model: str | os.PathLike[str] = "vggish",
     weights: str | os.PathLike[str] | None = None,
     *,
     threads: int | None = None,
@@ -516,8 +517,8 @@ def load(
 
     Parameters
     ----------
-    model : str
-        Its name: see `audioset models list`.
+    model : str or path
+        Its name: see `audioset models list`. Or a model of one's own: a file that `audioset finetune` wrote.
     weights : str or path, optional
         None: the published ones, from the cache or downloaded and verified. A path: safetensors, a TensorFlow
         checkpoint (V1, or the prefix of V2), torchvggish's .pth. "untrained:SEED": the seeded network, for tests.
@@ -535,8 +536,9 @@ def load(
     WeightsError, FetchError
         The weights cannot be had or are not this model's.
     """
-    spec = models.get(model)
-    return Model(spec, load_weights(model, weights), threads=threads, batch_size=batch_size, pca=pca)
+    name = os.fspath(model)
+    spec = models.get(name)
+    return Model(spec, load_weights(name, weights), threads=threads, batch_size=batch_size, pca=pca)
 
 
 def _noting_names(

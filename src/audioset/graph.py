@@ -35,7 +35,7 @@ OPSET = 17
 INPUT_NAME = "examples"
 
 # Operator, and the names of what it reads besides its input.
-_ACTIVATIONS = {"relu": ("Relu",), "relu6": ("Clip", "relu6_low", "relu6_high"), "sigmoid": ("Sigmoid",)}
+_ACTIVATIONS = {"relu": ("Relu",), "relu6": ("Clip", "relu6_low", "relu6_high"), "sigmoid": ("Sigmoid",), "softmax": ("Softmax",)}
 _SIDES = ("weights", "biases")
 
 

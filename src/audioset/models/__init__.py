@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from audioset.errors import OptionError
-from audioset.models import mini, vggish, yamnet
+from audioset.models import mini, own, vggish, yamnet
 from audioset.models.spec import ModelSpec
 
 REGISTRY = MappingProxyType(
@@ -25,8 +25,20 @@ def built_in(name: str) -> Path | None:
 
 
 def get(name: str) -> ModelSpec:
-    """Return the model called `name`, or raise OptionError naming those that exist."""
-    try:
+    """Return the model called `name`, which may also be the path of a model of one's own.
+
+    Raises
+    ------
+    OptionError
+        There is no such model; the message names those that exist.
+    WeightsError
+        The file at the path does not say of which network it is, or is damaged.
+    """
+    if name in REGISTRY:
         return REGISTRY[name]
-    except KeyError:
-        raise OptionError(f"unknown model {name!r}; expected one of {', '.join(REGISTRY)}") from None
+    if own.is_own(name):
+        return own.read_spec(name)
+    raise OptionError(
+        f"unknown model {name!r}; expected one of {', '.join(REGISTRY)}, or a file of your own, as "
+        f"`audioset finetune` writes it ({own.SUFFIX})"
+    )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Activation: TypeAlias = Literal["relu", "relu6", "sigmoid"] | None
+Activation: TypeAlias = Literal["relu", "relu6", "sigmoid", "softmax"] | None
 Shape: TypeAlias = tuple[int, ...]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from audioset.classes import ClassList, class_list
 from audioset.features import NUM_FRAMES, NUM_MEL_BANDS, Pad
 from audioset.models.layers import Layer, Output, Shape, tensor_shapes, walk
 
@@ -35,6 +36,8 @@ class ModelSpec:
         PCA parameters are published for its embeddings (`audioset.postprocess`).
     variants : mapping of str to tuple of Layer
         Layers to use instead where the weights come from a file of this format, with tensors of the same shapes.
+    own_classes : ClassList or None
+        What it scores where that is none of the published lists.
     """
 
     name: str
@@ -47,6 +50,7 @@ class ModelSpec:
     citation: str
     has_pca: bool = False
     variants: Mapping[str, tuple[Layer, ...]] = field(default_factory=dict, hash=False)
+    own_classes: ClassList | None = None
 
     def of_format(self, source_format: str | None) -> ModelSpec:
         """Return the model as weights from a file of this format need it."""
@@ -79,9 +83,11 @@ class ModelSpec:
         return self.outputs.get("scores")
 
     @property
-    def classes(self) -> str | None:
-        """Name of the list of its classes (`audioset.classes`), or None; the published lists differ in length."""
-        return {521: "yamnet521", 527: "audioset527"}.get(self.num_classes or 0)
+    def classes(self) -> ClassList | None:
+        """Names and mids of what it scores, or None; the published lists differ in length."""
+        if self.own_classes is not None or self.num_classes is None:
+            return self.own_classes
+        return class_list({521: "yamnet521", 527: "audioset527"}[self.num_classes])
 
 
 INPUT_SHAPE: Shape = (NUM_FRAMES, NUM_MEL_BANDS, 1)

@@ -22,7 +22,15 @@ from audioset.weights import readers, untrained
 from audioset.weights.cache import Check, built_in, close_match, find_present, ready, select, verify
 from audioset.weights.catalogue import PCA, WEIGHTS, CatalogueEntry, catalogue
 from audioset.weights.content import Weights, content_sha256, from_tensors, save
-from audioset.weights.conversion import convert, open_built_in, open_converted, open_path, open_ready, open_untrained
+from audioset.weights.conversion import (
+    convert,
+    open_built_in,
+    open_converted,
+    open_own,
+    open_path,
+    open_ready,
+    open_untrained,
+)
 from audioset.weights.download import Progress, fetch
 from audioset.weights.files import cache_dir, unreadable, user_path
 from audioset.weights.untrained import UntrainedWeightsWarning
@@ -58,7 +66,7 @@ def load(model: str, weights: str | os.PathLike[str] | None = None, *, progress:
     Parameters
     ----------
     model
-        A model of the registry, such as "vggish".
+        A model of the registry, such as "vggish", or the path of a model of one's own.
     weights
         None for those that ship with the package or else the published ones; the name of a catalogue entry;
         "untrained:SEED"; or a path to safetensors, a TensorFlow checkpoint (version 1: the file; version 2: the prefix
@@ -133,6 +141,8 @@ def load_pca(
 
 
 def _load(model: str, weights: str | os.PathLike[str] | None, progress: Progress | None) -> Weights:
+    if weights is None and models.own.is_own(model):
+        return open_own(model)
     entries = catalogue()
     if weights is None:
         shipped = models.built_in(model)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from audioset import models
 from audioset._files import unwritable
 from audioset.errors import OutputError, WeightsError
+from audioset.models.spec import ModelSpec
 from audioset.weights import safetensors_file
 from audioset.weights.catalogue import PUBLISHED, WEIGHTS, catalogue
 from audioset.weights.readers import RENAMES, Source
@@ -85,7 +86,8 @@ def canonical(model: str, source: Source) -> dict[str, npt.NDArray[np.float32]]:
     WeightsFormatError
         If the file is damaged.
     """
-    shapes = models.get(model).tensor_shapes
+    spec = models.get(model)
+    shapes = spec.tensor_shapes
     tensors: Mapping[str, Array] = source.reader.read(source.path)
     for rename in RENAMES.get(model, ()):
         renamed = rename(tensors)
@@ -94,7 +96,7 @@ def canonical(model: str, source: Source) -> dict[str, npt.NDArray[np.float32]]:
             break
     if source.reader.holds_training_state:
         tensors = {name: values for name, values in tensors.items() if not _beside_the_network(name, shapes)}
-    check_names_and_shapes(model, tensors, source.path)
+    check_names_and_shapes(spec, tensors, source.path)
     checked = {}
     for name in shapes:
         values = tensors[name]
@@ -109,15 +111,15 @@ def canonical(model: str, source: Source) -> dict[str, npt.NDArray[np.float32]]:
     return checked
 
 
-def check_names_and_shapes(model: str, tensors: Mapping[str, Array], path: Path) -> None:
+def check_names_and_shapes(spec: ModelSpec, tensors: Mapping[str, Array], path: Path) -> None:
     """Raise WeightsError unless the tensors are exactly those of the model, naming the first few that are not."""
-    shapes = models.get(model).tensor_shapes
+    shapes = spec.tensor_shapes
     missing = [name for name in shapes if name not in tensors]
     extra = [name for name in tensors if name not in shapes]
     if missing or extra:
         found = [f"lacks {_listed(missing)}"] * bool(missing) + [f"has also {_listed(extra)}"] * bool(extra)
         raise WeightsError(
-            f"{path}: {' and '.join(found)}; expected the {len(shapes)} tensors of {model} and no others. "
+            f"{path}: {' and '.join(found)}; expected the {len(shapes)} tensors of {spec.name} and no others. "
             "Check that the weights are of this model."
         )
     wrong = [
@@ -126,7 +128,9 @@ def check_names_and_shapes(model: str, tensors: Mapping[str, Array], path: Path)
         if tensors[name].shape != shape
     ]
     if wrong:
-        raise WeightsError(f"{path}: {_listed(wrong)}; expected the shapes of {model}. Check that it is this model's.")
+        raise WeightsError(
+            f"{path}: {_listed(wrong)}; expected the shapes of {spec.name}. Check that it is this model's."
+        )
 
 
 def check_finite(values: npt.NDArray[np.float32], name: str, path: Path) -> None:
@@ -191,23 +195,24 @@ def open_safetensors(model: str, path: Path, name: str) -> Weights | None:
     WeightsFormatError
         If the file is damaged.
     """
+    spec = models.get(model)
     tensors, metadata = safetensors_file.read(path)
     of_model = metadata.pop(_MODEL, None)
     sha256 = metadata.pop(_SHA256, None)
-    if sha256 is not None and of_model is not None and of_model != model:
+    if sha256 is not None and of_model is not None and of_model != spec.name:
         raise WeightsError(
-            f"{path}: weights of {of_model}; expected those of {model}. Choose the model or other weights."
+            f"{path}: weights of {of_model}; expected those of {spec.name}. Choose the model or other weights."
         )
-    shapes = models.get(model).tensor_shapes
+    shapes = spec.tensor_shapes
     if not shapes.keys() & tensors.keys() or any(values.dtype != np.float32 for values in tensors.values()):
         return None
-    check_names_and_shapes(model, tensors, path)
+    check_names_and_shapes(spec, tensors, path)
     ordered = {key: tensors[key] for key in shapes}
     if sha256 is None:
         for key, values in ordered.items():
             check_finite(values, key, path)
-        return from_tensors(model, name, ordered, {"source": path.name, "source_format": "safetensors", **metadata})
-    return Weights(model, name, MappingProxyType(ordered), sha256, MappingProxyType(metadata), path)
+        return from_tensors(spec.name, name, ordered, {"source": path.name, "source_format": "safetensors", **metadata})
+    return Weights(spec.name, name, MappingProxyType(ordered), sha256, MappingProxyType(metadata), path)
 
 
 def verify(path: Path) -> str:

@@ -66,6 +66,11 @@ def open_path(model: str, path: Path) -> Weights:
     return open_converted(model, source, _remembered_sha256(source), path.name)
 
 
+def open_own(path: str) -> Weights:
+    """Return the weights of a model of one's own, mapped from its file."""
+    return _opened(path, user_path(path), Path(path).name)
+
+
 def open_built_in(model: str, path: Path) -> Weights:
     """Return the weights that ship with the package, small enough to be read into memory as float32."""
     weights = _read(model, Source(path, SAFETENSORS), sha256_of((path,)))
@@ -119,7 +124,9 @@ def _read(model: str, source: Source, source_sha256: str) -> Weights:
 def _opened(model: str, path: Path, name: str) -> Weights:
     weights = content.open_safetensors(model, path, name)
     if weights is None:
-        raise WeightsFormatError(f"{path}: not what was just written to it; expected {model}. Write to another disk.")
+        raise WeightsFormatError(
+            f"{path}: not the tensors of {model} in float32, as they were written. Write it again."
+        )
     return weights
 
 
