@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from audioset import models
+from audioset import _fetch, models
 from audioset.errors import FetchError
-from audioset.weights import CatalogueEntry, download, fetch
+from audioset.weights import CatalogueEntry, fetch
 
 from ._server import Server, closed_port
 
@@ -22,7 +22,7 @@ NAME = f"{hashlib.sha256(CONTENT).hexdigest()[:8]}-model.ckpt"  # in the cache
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_fetch, "BACKOFF_S", 0.001)
     monkeypatch.delenv("AUDIOSET_OFFLINE", raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -154,16 +154,16 @@ def test_a_server_in_trouble_is_asked_again(server: Server) -> None:
 
 def test_a_server_that_stays_in_trouble_is_given_up(server: Server) -> None:
     served = server.serve("model.ckpt", CONTENT, statuses=[503] * 50)
-    with pytest.raises(FetchError, match=f"answers 503 Service Unavailable, {download.MAX_RETRIES + 1} times in a row"):
+    with pytest.raises(FetchError, match=f"answers 503 Service Unavailable, {_fetch.MAX_RETRIES + 1} times in a row"):
         fetch(_entry(server.url("model.ckpt")))
-    assert len(served.requested) == download.MAX_RETRIES + 1
+    assert len(served.requested) == _fetch.MAX_RETRIES + 1
 
 
 def test_a_server_that_always_cuts_at_the_same_byte_is_given_up(server: Server) -> None:
     served = server.serve("model.ckpt", CONTENT, ranges=False, cuts=[600_000] * 50)
     with pytest.raises(FetchError, match=r"breaks off .* run again: it continues at byte [1-9]\d+\."):
         fetch(_entry(server.url("model.ckpt")))
-    assert len(served.requested) <= download.MAX_RETRIES + 2
+    assert len(served.requested) <= _fetch.MAX_RETRIES + 2
 
 
 def test_a_redirect_to_another_host_is_followed(server: Server) -> None:
@@ -212,7 +212,7 @@ def test_a_full_disk_is_reported(server: Server, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     server.serve("model.ckpt", CONTENT)
-    monkeypatch.setattr(download.os, "fsync", full)
+    monkeypatch.setattr(_fetch.os, "fsync", full)
     with pytest.raises(FetchError, match=r"model\.ckpt: the disk is full; expected room for ours \(2,097,152 bytes\)"):
         fetch(_entry(server.url("model.ckpt")))
 
