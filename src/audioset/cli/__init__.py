@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 import typer
 
 from audioset._version import __version__
-from audioset.cli import check, distill, embed, models, tag
+from audioset.cli import check, dataset, distill, embed, models, tag
 from audioset.errors import AudioSetError, OptionError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(tag.tag)
 app.command()(check.check)
 app.command()(distill.distill)
 app.add_typer(models.app, name="models")
+app.add_typer(dataset.app, name="dataset")
 
 
 def _print_version(wanted: bool) -> None:
