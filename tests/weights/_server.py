@@ -7,6 +7,8 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+_STALL_S = 1.0
+
 
 @dataclass
 class Served:
@@ -16,8 +18,11 @@ class Served:
     ranges: bool = True
     statuses: list[int] = field(default_factory=list)  # answer with these first
     cuts: list[int] = field(default_factory=list)  # close the connection after so many bytes of the body
+    stalls: list[int] = field(default_factory=list)  # send nothing for a while after so many
     delay_s: float = 0.0
     redirect: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)  # sent with the content; of an ETag If-Range may ask
+    heeds_if_range: bool = True
     requested: list[str | None] = field(default_factory=list)  # the Range header of each request
 
 
@@ -51,6 +56,8 @@ class Server:
                 size = len(served.content)
                 wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
                 start = int(wanted[1]) if wanted and served.ranges else 0
+                if served.heeds_if_range and self.headers.get("If-Range", (etag := served.headers.get("ETag"))) != etag:
+                    start = 0
                 if start and start >= size:
                     self.send_response(416)
                     self.send_header("Content-Range", f"bytes */{size}")
@@ -61,8 +68,15 @@ class Server:
                 if start:
                     self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
                 self.send_header("Content-Length", str(size - start))
+                for name, value in served.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 stop = start + served.cuts.pop(0) if served.cuts else size
+                if served.stalls:
+                    stop = start + served.stalls.pop(0)
+                    self.wfile.write(served.content[start:stop])
+                    threading.Event().wait(_STALL_S)
+                    return
                 self.wfile.write(served.content[start:stop])
                 self.close_connection = True
 
