@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ try:
     from torch import Tensor, nn
     from torch.nn import functional
 
+    from audioset.torch.layers import Outputs
     from audioset.train.student import Student
 except ImportError as error:
     raise MissingExtraError(
@@ -396,12 +397,12 @@ def _masked(examples: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tenso
     return torch.where(torch.from_numpy(hidden), examples.mean((1, 2), keepdim=True), examples)
 
 
-def _loss(
-    outputs: Mapping[str, Tensor], onto_teacher: nn.Linear, scores: Tensor, embedding: Tensor
-) -> tuple[Tensor, Tensor]:
+def _loss(outputs: Outputs, onto_teacher: nn.Linear, scores: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
     """Cross entropy of the scores, summed over classes, and squared error of the standardized embedding."""
-    entropies = functional.binary_cross_entropy_with_logits(outputs["scores"].float(), scores, reduction="none")
-    guess = onto_teacher(outputs["embedding"].float())
+    entropies = functional.binary_cross_entropy_with_logits(
+        cast(Tensor, outputs.logits).float(), scores, reduction="none"
+    )
+    guess = onto_teacher(outputs.embedding.float())
     return entropies.sum(1).mean(), functional.mse_loss(guess, embedding)
 
 
