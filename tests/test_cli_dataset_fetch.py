@@ -88,6 +88,11 @@ def test_unknown_names_are_refused_before_anything_is_fetched(mirror: Server) ->
     assert mirror.files["qa_true_counts.csv"].requested == []
 
 
+def test_a_base_that_is_no_address_ends_the_command() -> None:
+    with pytest.raises(OptionError, match="base_url 'ftp://x': not an http"):
+        _run("fetch", "quality", "--base-url", "ftp://x")
+
+
 @pytest.mark.parametrize("arguments", [("fetch",), ("fetch", "eval", "--region", "mars")])
 def test_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
     assert _run(*arguments)[0] == 2

@@ -39,7 +39,7 @@ def check_segments(path: Path) -> None:
     expected = int(counts[1]), int(counts[2])
     if (num_segments, num_labels) != expected:
         raise DatasetError(
-            f"{path.name}: {num_segments:,} segments with {num_labels:,} labels; expected {expected[0]:,} with "
+            f"{_name(path)}: {num_segments:,} segments with {num_labels:,} labels; expected {expected[0]:,} with "
             f"{expected[1]:,}, as its header says."
         )
 
@@ -59,7 +59,7 @@ def check_strong(path: Path, *, num_clips: int | None = None, framed: bool = Fal
         clips.add(fields[0])
     if not clips or (num_clips is not None and len(clips) != num_clips):
         wanted = "some" if num_clips is None else f"{num_clips:,}"
-        raise DatasetError(f"{path.name}: events of {len(clips):,} clips; expected {wanted}.")
+        raise DatasetError(f"{_name(path)}: events of {len(clips):,} clips; expected {wanted}.")
 
 
 def check_display_names(path: Path) -> None:
@@ -102,9 +102,13 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _refuse_empty(path: Path, number: int) -> None:
     if number < 1:
-        raise DatasetError(f"{path.name}: no rows; expected some.")
+        raise DatasetError(f"{_name(path)}: no rows; expected some.")
 
 
 def _refused(path: Path, number: int, line: bytes, expected: str) -> DatasetError:
     found = line.strip().decode(errors="replace")[:_SHOWN]
-    return DatasetError(f"{path.name}: line {number} is {found!r}; expected {expected}.")
+    return DatasetError(f"{_name(path)}: line {number} is {found!r}; expected {expected}.")
+
+
+def _name(path: Path) -> str:
+    return path.name.removesuffix(".part")  # as users know it, while it is on its way

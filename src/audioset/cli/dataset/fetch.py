@@ -70,7 +70,7 @@ def fetch(
       audioset dataset fetch eval train_strong -o labels
     """
     from audioset.dataset.catalogue import select
-    from audioset.errors import AudioSetError
+    from audioset.errors import AudioSetError, OptionError
 
     wanted = select(what)
     failed = False
@@ -82,6 +82,8 @@ def fetch(
             try:
                 path = _fetch_one(file, region.value, base_url)
                 typer.echo(path if out_dir is None else _copy(path, out_dir / file.file_name, overwrite))
+            except OptionError:  # as true of the others
+                raise
             except AudioSetError as error:
                 typer.echo(f"audioset: {error}", err=True)
                 failed = True
