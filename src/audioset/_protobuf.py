@@ -119,3 +119,9 @@ def masked_crc32c(data: bytes | memoryview) -> int:
     # Wrapped in an array because it takes no memoryviews.
     crc: int = google_crc32c.value(data if isinstance(data, bytes) else np.frombuffer(data, np.uint8))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFF_FFFF
+
+
+def mask_crc32c(crcs: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return checksums, plain crc32c, rotated and offset likewise."""
+    masked: npt.NDArray[np.uint32] = (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(0xA282EAD8)
+    return masked

@@ -7,7 +7,7 @@ little-endian. The data of each is a ``tf.train.SequenceExample``, one for each 
 context                 ``video_id``                    bytes: the file's name without folder and last extension
                         ``start_time_seconds``          float: start of the first row
                         ``end_time_seconds``            float: end of the last row
-                        ``labels``                      int64 list, empty when written by an embedding job
+                        ``labels``                      int64 list: class indices, empty from an embedding job
 feature list            ``audio_embedding``             one feature a row: its values as one string of uint8
 ======================  ==============================  =======================================================
 
@@ -17,25 +17,91 @@ Files without rows have no record. In the released files the rows are one second
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from audioset._protobuf import Value, as_bytes, as_text, fields, masked_crc32c, read_varint
+from audioset._protobuf import Value, as_bytes, as_text, fields, mask_crc32c, masked_crc32c, read_varint
 from audioset.errors import RecordError
 
 Feature = Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
 """A ``tf.train.Feature``: a list of bytes, or an array of float32 or of int64; an unset one is an empty list."""
+
+BLOCK_BYTES = 1 << 20
+"""What is read of a file at a time, unless one record is longer."""
+
+MAX_RECORD_BYTES = 1 << 28
+"""The longest record that is read: a hundred times YouTube-8M's longest; a damaged length must not fill the memory."""
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _LENGTH_DELIMITED = 2  # protobuf's wire type
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # the kinds of a tf.train.Feature
 _NOTHING = memoryview(b"")
+_HEADERS_REMEMBERED = 1 << 12
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Where a file is not as it should be, and how.
+
+    Attributes
+    ----------
+    file : str
+        The file as it was named.
+    member : str or None
+        The shard inside it, where the file is an archive.
+    offset : int
+        Byte at which it starts: of the member if there is one, else of the file; within compressed data, the byte up
+        to which it was read.
+    reason : str
+        What was found and what was expected.
+    """
+
+    file: str
+    member: str | None
+    offset: int
+    reason: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.file, self.member, self.reason) if part)
+
+
+@dataclass(frozen=True)
+class RecordBlock:
+    """Whole records that follow each other in a file, their checksums right.
+
+    Attributes
+    ----------
+    file, member : str, str or None
+        Where they are from, as in `Damage`.
+    offset : int
+        The byte of the file, or member, at which `data` starts.
+    data : bytes
+        Bytes of the file; between the records are their lengths and checksums.
+    starts, stops : ndarray of int64, shape (records,)
+        Record i is `data[starts[i] : stops[i]]`.
+    """
+
+    file: str
+    member: str | None
+    offset: int
+    data: bytes
+    starts: npt.NDArray[np.int64]
+    stops: npt.NDArray[np.int64]
+
+    def record(self, index: int) -> bytes:
+        """The data of one record."""
+        return self.data[self.starts[index] : self.stops[index]]
+
+    def damage(self, index: int, reason: str) -> Damage:
+        """What to report of a record that holds something else than it should."""
+        at = self.offset + int(self.starts[index]) - _HEADER.size
+        return Damage(self.file, self.member, at, f"the record at byte {at:,}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -57,9 +123,76 @@ def read_tfrecord(path: Path | str) -> Iterator[bytes]:
     """
     try:
         with Path(path).open("rb") as stream:
-            yield from _records(stream, path)
+            for found in record_blocks(stream, str(path)):
+                if isinstance(found, Damage):
+                    raise RecordError(str(found))
+                yield from map(found.record, range(len(found.starts)))
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}); expected a TFRecord file") from error
+
+
+def record_blocks(stream: IO[bytes], file: str, member: str | None = None) -> Iterator[RecordBlock | Damage]:
+    """The records of a stream in blocks of about a mebibyte, and where they are damaged, in order.
+
+    A record whose data does not match its checksum is left out and the next one follows; where a length is wrong or
+    the stream ends within a record, nothing can follow.
+    """
+    import google_crc32c
+
+    lengths: dict[bytes, int] = {}  # of headers that were checked: in most files there are few different ones
+    data, offset, wanted = b"", 0, BLOCK_BYTES
+    while True:
+        chunk = stream.read(wanted)
+        data = data + chunk if data else chunk
+        starts, stops, crcs = [], [], []
+        position, damage = 0, None
+        wanted = BLOCK_BYTES
+        while position + _HEADER.size <= len(data):
+            start = position + _HEADER.size
+            header = data[position:start]
+            length = lengths.get(header, -1)
+            if length < 0:
+                length, crc = _HEADER.unpack(header)
+                if crc != masked_crc32c(header[:8]):
+                    damage = Damage(file, member, offset + position, _differs("length", offset + position))
+                    break
+                if length > MAX_RECORD_BYTES:
+                    damage = Damage(file, member, offset + position, _too_long(length, offset + position))
+                    break
+                if len(lengths) < _HEADERS_REMEMBERED:
+                    lengths[header] = length
+            stop = start + length
+            if stop + _CRC.size > len(data):
+                # No more than doubled at a time, so that a wrong length costs no more than the file is long.
+                wanted = min(max(BLOCK_BYTES, stop + _CRC.size - len(data)), max(BLOCK_BYTES, len(data)))
+                break
+            starts.append(start)
+            stops.append(stop)
+            crcs.append(google_crc32c.value(data[start:stop]))
+            position = stop + _CRC.size
+        places = np.array((starts, stops), np.int64)
+        yield from _checked(RecordBlock(file, member, offset, data, *places), crcs)
+        offset, data = offset + position, data[position:]
+        if damage is None and data and not chunk:
+            damage = Damage(file, member, offset, _cut_short(data, offset))
+        if damage is not None:
+            yield damage
+        if damage is not None or not chunk:
+            return
+
+
+def _checked(block: RecordBlock, crcs: list[int]) -> Iterator[RecordBlock | Damage]:
+    """The block, or what is left of it around the records whose data is damaged."""
+    stored = np.ndarray((max(0, len(block.data) - 3),), "<u4", block.data, strides=(1,))[block.stops]
+    wrong = np.flatnonzero(stored != mask_crc32c(np.array(crcs, np.uint32)))
+    first = 0
+    for index in (*wrong.tolist(), len(crcs)):
+        if index > first:
+            yield replace(block, starts=block.starts[first:index], stops=block.stops[first:index])
+        if index < len(crcs):
+            at = block.offset + int(block.starts[index]) - _HEADER.size
+            yield Damage(block.file, block.member, at, _differs("data", at))
+        first = index + 1
 
 
 def write_record(stream: IO[bytes], data: bytes) -> None:
@@ -68,21 +201,23 @@ def write_record(stream: IO[bytes], data: bytes) -> None:
     stream.write(b"".join((length, _CRC.pack(masked_crc32c(length)), data, _CRC.pack(masked_crc32c(data)))))
 
 
-def audio_record(video_id: str, start_s: float, end_s: float, frames: npt.NDArray[np.uint8]) -> bytes:
+def audio_record(
+    video_id: str, start_s: float, end_s: float, frames: npt.NDArray[np.uint8], labels: Iterable[int] = ()
+) -> bytes:
     """The data of one record in the released schema, the same bytes for the same input; `frames` is (rows, dim)."""
     context = {
         "end_time_seconds": _float_feature(end_s),
-        "labels": _message(_INT64_LIST, b""),
+        "labels": _int64_feature(labels),
         "start_time_seconds": _float_feature(start_s),
         "video_id": _bytes_feature(video_id.encode()),
     }
     # Every frame is a message of the same length, so one header serves all.
     rows, dim = frames.shape
-    empty = _message(1, _bytes_feature(bytes(dim)))
+    empty = message(1, _bytes_feature(bytes(dim)))
     header = np.frombuffer(empty[: len(empty) - dim], np.uint8)
     feature_list = np.hstack((np.broadcast_to(header, (rows, len(header))), frames)).tobytes()
-    entries = b"".join(_map_entry(key, feature) for key, feature in context.items())
-    return _message(1, entries) + _message(2, _map_entry("audio_embedding", feature_list))
+    entries = b"".join(map_entry(key, feature) for key, feature in context.items())
+    return message(1, entries) + message(2, map_entry("audio_embedding", feature_list))
 
 
 def decode_example(data: bytes) -> SequenceExample:
@@ -103,34 +238,27 @@ def decode_example(data: bytes) -> SequenceExample:
     return SequenceExample(context, feature_lists)
 
 
-def _records(stream: IO[bytes], path: Path | str) -> Iterator[bytes]:
-    start = 0
-    while header := stream.read(_HEADER.size):
-        if len(header) < _HEADER.size:
-            raise _cut_short(path, start, _HEADER.size, len(header))
-        length, crc = _HEADER.unpack(header)
-        if crc != masked_crc32c(header[:8]):
-            raise _damaged(path, start, "length")
-        data, trailer = stream.read(length), stream.read(_CRC.size)
-        if len(data) + len(trailer) < length + _CRC.size:
-            raise _cut_short(path, start, length + _HEADER.size + _CRC.size, stream.tell() - start)
-        if _CRC.unpack(trailer)[0] != masked_crc32c(data):
-            raise _damaged(path, start, "data")
-        yield data
-        start = stream.tell()
-
-
-def _cut_short(path: Path | str, start: int, expected: int, found: int) -> RecordError:
-    return RecordError(
-        f"{path}: ends within the record at byte {start:,}: {found:,} bytes of it, expected {expected:,} or more; "
+def _cut_short(rest: bytes, start: int) -> str:
+    expected = _HEADER.size
+    if len(rest) >= _HEADER.size:
+        expected += _HEADER.unpack_from(rest)[0] + _CRC.size
+    return (
+        f"ends within the record at byte {start:,}: {len(rest):,} bytes of it, expected {expected:,} or more; "
         "the file is incomplete, fetch or write it again"
     )
 
 
-def _damaged(path: Path | str, start: int, part: str) -> RecordError:
-    return RecordError(
-        f"{path}: the checksum of the {part} of the record at byte {start:,} differs; "
+def _differs(part: str, start: int) -> str:
+    return (
+        f"the checksum of the {part} of the record at byte {start:,} differs; "
         "the file is damaged or is no TFRecord file, fetch or write it again"
+    )
+
+
+def _too_long(length: int, start: int) -> str:
+    return (
+        f"the record at byte {start:,} is {length:,} bytes long; expected at most {MAX_RECORD_BYTES:,}. "
+        "Write it in smaller records"
     )
 
 
@@ -143,21 +271,27 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _message(number: int, data: bytes) -> bytes:
+def message(number: int, data: bytes) -> bytes:
     """A length-delimited field."""
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(data)) + data
 
 
 def _bytes_feature(value: bytes) -> bytes:
-    return _message(_BYTES_LIST, _message(1, value))
+    return message(_BYTES_LIST, message(1, value))
 
 
 def _float_feature(value: float) -> bytes:
-    return _message(_FLOAT_LIST, _message(1, struct.pack("<f", value)))
+    return message(_FLOAT_LIST, message(1, struct.pack("<f", value)))
 
 
-def _map_entry(key: str, value: bytes) -> bytes:
-    return _message(1, _message(1, key.encode()) + _message(2, value))
+def _int64_feature(values: Iterable[int]) -> bytes:
+    packed = b"".join(_varint(int(value) & 0xFFFF_FFFF_FFFF_FFFF) for value in values)  # negative: two's complement
+    return message(_INT64_LIST, message(1, packed) if packed else b"")
+
+
+def map_entry(key: str, value: bytes) -> bytes:
+    """An entry of a message's first field, a map from names to messages."""
+    return message(1, message(1, key.encode()) + message(2, value))
 
 
 def _decode_feature(data: memoryview) -> Feature:

@@ -1,0 +1,297 @@
+"""Where records come from: shards, folders of them, patterns, and archives that are read as they stream by.
+
+Nothing is unpacked: members of an archive pass through memory one after another, so that what they are called (`-x`,
+`../x`, `aA` beside `Aa`) never meets a file system.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeAlias, cast
+
+from audioset.errors import RecordError
+from audioset.records.tfrecord import BLOCK_BYTES, Damage, RecordBlock, record_blocks
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Source: TypeAlias = PathLike | Sequence[PathLike]
+"""One file, folder, pattern or archive, or several of these."""
+
+OnDamage: TypeAlias = Callable[[Damage], None]
+
+SUFFIXES = (".tfrecord", ".tfrecord.gz")
+"""How shards are called: in folders and archives only these are read. A file that is named itself is always read."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_TAR_BLOCK_BYTES = 512
+_GZIP_WBITS = 31  # zlib's number for gzip's header and checksum
+_PIECE_BYTES = 1 << 15  # of compressed data; even of the emptiest content that is 32 MiB at most
+
+
+def read_blocks(source: Source, on_damage: OnDamage | None = None) -> Iterator[RecordBlock]:
+    """The records of every shard of a source, in blocks, in sorted order, in that of an archive within it.
+
+    Parameters
+    ----------
+    source : path or sequence of paths
+        A TFRecord file, also compressed with gzip; a folder, for every `.tfrecord` and `.tfrecord.gz` below it; a
+        pattern (`*`, `?`, `[…]`, `**`); a `.tar` or `.tar.gz`, for every such member, without unpacking it. What a
+        file is shows in its first bytes, not in its name. A name that exists is never taken for a pattern.
+    on_damage : callable, optional
+        Given a `Damage` for whatever cannot be read, after which the rest goes on: with the next record where one does
+        not match its checksum, else with the next shard. By default the first damage is raised.
+
+    Raises
+    ------
+    RecordError
+        At once: a file or folder does not exist, a folder holds no shards, a pattern matches nothing. While
+        iterating: at damage, unless `on_damage` is given.
+    """
+    return _blocks(find_files(source), on_damage or _raise)
+
+
+def find_files(source: Source) -> list[str]:
+    """The files that a source stands for, each once; see `read_blocks`."""
+    several = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    return list(dict.fromkeys(file for path in several for file in _find(os.fspath(path))))
+
+
+def _find(path: str) -> list[str]:
+    if os.path.isdir(path):
+        found = _below(path)
+        if not found:
+            raise RecordError(
+                f"{path}: no shards in this folder; expected names ending in {' or '.join(SUFFIXES)}. "
+                "Name files with other endings themselves"
+            )
+        return found
+    if os.path.exists(path):
+        return [path]
+    if not glob.has_magic(path):
+        raise RecordError(f"{path}: does not exist; expected a TFRecord file, a folder of them, or an archive")
+    found = [
+        file
+        for match in sorted(glob.iglob(path, recursive=True))
+        for file in (_below(match) if os.path.isdir(match) else [match])
+    ]
+    if not found:
+        raise RecordError(f"{path}: no file matches this pattern. Check it with `ls {path}`")
+    return found
+
+
+def _below(folder: str) -> list[str]:
+    # Hidden files are what downloads and copies leave behind.
+    return sorted(
+        str(Path(parent, name))
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.endswith(SUFFIXES) and not name.startswith(".")
+    )
+
+
+def _raise(damage: Damage) -> None:
+    raise RecordError(str(damage))
+
+
+def _blocks(files: Sequence[str], on_damage: OnDamage) -> Iterator[RecordBlock]:
+    for file in files:
+        for shard in _shards(file, on_damage):
+            for found in record_blocks(shard.stream, file, shard.member):
+                if isinstance(found, RecordBlock):
+                    yield found
+                elif shard.whole():  # else the end came early, which is reported once, with its cause
+                    on_damage(found)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """An open TFRecord file: its name in an archive, its bytes, and whether they have come without damage so far."""
+
+    member: str | None
+    stream: IO[bytes]
+    whole: Callable[[], bool]
+
+
+def _shards(file: str, on_damage: OnDamage) -> Iterator[_Shard]:
+    """A file itself, or the shards of an archive; each is to be read before the next is asked for."""
+    try:
+        handle = open(file, "rb", buffering=0)  # noqa: PTH123, SIM115 - a path would lose a final slash or dot
+    except OSError as error:
+        on_damage(Damage(file, None, 0, f"cannot be read ({error.strerror}); expected a TFRecord file or an archive"))
+        return
+    with handle:
+        stream = _Forward(_uncompressed(handle))
+        if _is_tar(stream.peek(_TAR_BLOCK_BYTES)):
+            yield from _members(stream)
+        else:
+            yield _Shard(None, cast(IO[bytes], stream), lambda: stream.damage is None)
+        if stream.damage is not None:
+            on_damage(Damage(file, None, stream.damage.offset, str(stream.damage)))
+
+
+def _is_tar(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _members(stream: _Forward) -> Iterator[_Shard]:
+    """The shards of an archive; whatever ends it early is left in `stream.damage`."""
+    try:
+        with tarfile.TarFile(fileobj=cast(IO[bytes], stream), tarinfo=_Entry, errors="surrogateescape") as archive:
+            while (entry := archive.next()) is not None:
+                # Links, devices and pipes are no shards, whatever they are called; nor are hidden files.
+                if entry.isreg() and entry.name.endswith(".tfrecord") and not Path(entry.name).name.startswith("."):
+                    member = _Member(stream, entry)
+                    yield _Shard(entry.name, cast(IO[bytes], member), lambda: stream.damage is None)
+        while stream.read(_PIECE_BYTES):  # the checksum of compressed data comes last
+            pass
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two for numbers that make no sense
+        if stream.damage is None:
+            stream.damage = _Broken(
+                stream.tell(),
+                f"the archive is damaged at its byte {stream.tell():,} ({error}); expected a whole one, fetch it again",
+            )
+
+
+class _Broken(Exception):  # noqa: N818  (never reaches users: it becomes a `Damage`)
+    """A file or archive cannot be read beyond a byte."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(reason)
+        self.offset = offset
+
+
+class _Forward:
+    """A stream of pieces that pass by once; when no more can be had because of damage, it ends and keeps the reason."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.damage: _Broken | None = None
+        self._pieces = pieces
+        self._piece = b""
+        self._used = 0
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes, or fewer at the end."""
+        parts = []
+        while size and (self._used < len(self._piece) or self._next()):
+            part = self._piece[self._used : self._used + size]
+            self._used += len(part)
+            self._position += len(part)
+            size -= len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def peek(self, size: int) -> bytes:
+        """What `read` will give."""
+        head = self.read(size)
+        self._piece, self._used = head + self._piece[self._used :], 0
+        self._position -= len(head)
+        return head
+
+    def tell(self) -> int:
+        """How many bytes have passed."""
+        return self._position
+
+    def seek(self, position: int) -> int:
+        """Let bytes pass, up to `position` or the end."""
+        while self._position < position and self.read(min(position - self._position, _PIECE_BYTES)):
+            pass
+        return self._position
+
+    def _next(self) -> bool:
+        try:
+            self._piece, self._used = next(self._pieces, b""), 0
+        except _Broken as damage:
+            self.damage = damage
+            self._piece, self._used = b"", 0
+        return bool(self._piece)
+
+
+class _Member:
+    """The bytes of the archive's member at which the stream stands."""
+
+    def __init__(self, stream: _Forward, entry: tarfile.TarInfo) -> None:
+        self._stream = stream
+        self._entry = entry
+        self._left = entry.size
+
+    def read(self, size: int) -> bytes:
+        """As many bytes, or fewer at the end."""
+        data = self._stream.read(min(size, self._left))
+        self._left -= len(data)
+        if self._left and not data and self._stream.damage is None:
+            at = self._stream.tell()
+            self._stream.damage = _Broken(
+                at, f"the archive ends at its byte {at:,}, within {self._entry.name}; it is incomplete, fetch it again"
+            )
+        return data
+
+
+class _Entry(tarfile.TarInfo):
+    """A member of an archive; unlike `tarfile`'s own, damage is not taken for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == _TAR_BLOCK_BYTES and not any(buf):  # the mark at the end
+                raise
+            raise tarfile.ReadError(f"{error} where a member's or the end mark belongs") from error
+
+
+def _uncompressed(file: IO[bytes]) -> Iterator[bytes]:
+    """The content of a file, decompressed if it was compressed with gzip."""
+    offset = 0
+    try:
+        piece = file.read(_PIECE_BYTES)
+        if piece.startswith(_GZIP_MAGIC):
+            yield from _gunzipped(piece, file)
+            return
+        while piece:
+            yield piece
+            offset += len(piece)
+            piece = file.read(BLOCK_BYTES)
+    except OSError as error:
+        raise _Broken(offset, f"cannot be read beyond byte {offset:,} ({error.strerror}); check the disk") from error
+
+
+def _gunzipped(piece: bytes, file: IO[bytes]) -> Iterator[bytes]:
+    """The content of gzip's members, checked, one after another; `piece` is the start of the file."""
+    offset = 0
+    unzip = None
+    while piece:
+        offset += len(piece)
+        while piece:
+            if unzip is None:
+                piece = piece.lstrip(b"\0")  # padding, as block devices leave it
+                unzip = zlib.decompressobj(wbits=_GZIP_WBITS) if piece else None
+                continue
+            try:
+                data = unzip.decompress(piece)
+            except zlib.error as error:
+                raise _Broken(
+                    offset, f"the compressed data is damaged before byte {offset:,} ({error}); fetch the file again"
+                ) from error
+            if data:
+                yield data
+            piece = unzip.unused_data
+            if unzip.eof:
+                unzip = None
+        piece = file.read(_PIECE_BYTES)
+    if unzip is not None:
+        raise _Broken(
+            offset, f"ends at byte {offset:,}, within the compressed data; it is incomplete, fetch the file again"
+        )
