@@ -206,14 +206,14 @@ def audio_record(
 ) -> bytes:
     """The data of one record in the released schema, the same bytes for the same input; `frames` is (rows, dim)."""
     context = {
-        "end_time_seconds": _float_feature(end_s),
-        "labels": _int64_feature(labels),
-        "start_time_seconds": _float_feature(start_s),
-        "video_id": _bytes_feature(video_id.encode()),
+        "end_time_seconds": float_feature(end_s),
+        "labels": int64_feature(labels),
+        "start_time_seconds": float_feature(start_s),
+        "video_id": bytes_feature(video_id.encode()),
     }
     # Every frame is a message of the same length, so one header serves all.
     rows, dim = frames.shape
-    empty = message(1, _bytes_feature(bytes(dim)))
+    empty = message(1, bytes_feature(bytes(dim)))
     header = np.frombuffer(empty[: len(empty) - dim], np.uint8)
     feature_list = np.hstack((np.broadcast_to(header, (rows, len(header))), frames)).tobytes()
     entries = b"".join(map_entry(key, feature) for key, feature in context.items())
@@ -276,15 +276,19 @@ def message(number: int, data: bytes) -> bytes:
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(data)) + data
 
 
-def _bytes_feature(value: bytes) -> bytes:
+def bytes_feature(value: bytes) -> bytes:
+    """A ``tf.train.Feature`` of one string."""
     return message(_BYTES_LIST, message(1, value))
 
 
-def _float_feature(value: float) -> bytes:
-    return message(_FLOAT_LIST, message(1, struct.pack("<f", value)))
+def float_feature(values: npt.ArrayLike) -> bytes:
+    """A ``tf.train.Feature`` of float32 numbers, one or a sequence."""
+    packed = np.asarray(values, "<f4").tobytes()
+    return message(_FLOAT_LIST, message(1, packed) if packed else b"")
 
 
-def _int64_feature(values: Iterable[int]) -> bytes:
+def int64_feature(values: Iterable[int]) -> bytes:
+    """A ``tf.train.Feature`` of whole numbers."""
     packed = b"".join(_varint(int(value) & 0xFFFF_FFFF_FFFF_FFFF) for value in values)  # negative: two's complement
     return message(_INT64_LIST, message(1, packed) if packed else b"")
 
