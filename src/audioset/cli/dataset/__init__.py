@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from audioset.cli.dataset import fetch
+from audioset.cli.dataset import audio, fetch, ontology
 
 app = typer.Typer(
     help="""Work with AudioSet and YouTube-8M: fetch what is published, look into it, convert it, get the sound.
@@ -13,3 +13,6 @@ app = typer.Typer(
 )
 app.command()(fetch.fetch)
 app.command()(fetch.files)
+app.command()(audio.download_audio)
+app.command()(audio.download_status)
+app.add_typer(ontology.app, name="ontology")

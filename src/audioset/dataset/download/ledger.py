@@ -1,0 +1,236 @@
+"""What has become of each clip, in SQLite beside the files: one ledger a shard, read together."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from audioset._files import unwritable
+from audioset.dataset.download.clips import Clip
+from audioset.dataset.download.failures import PERMANENT
+from audioset.errors import DatasetError, OptionError, OutputError
+
+State: TypeAlias = Literal["done", "failed", "pending"]
+
+_VERSION: Final = "1"
+_LOCKED_S: Final = 30.0  # how long to wait for another process that is writing
+_RANK: Final[Mapping[str, int]] = {"pending": 0, "failed": 1, "done": 2}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a ledger knows of one clip.
+
+    Attributes
+    ----------
+    key : str
+        `YTID_START`, the start in milliseconds.
+    file : str
+        Name in the folder; with `video_bytes`, an MP4 of the same name is there too.
+    state : {"done", "failed", "pending"}
+        A pending clip with a reason has failed and will be tried again.
+    reason, message : str or None
+        Why it is not there: a word (`audioset.dataset.download.REASONS` explains it), and what was said.
+    tries : int
+        Attempts so far, over all runs.
+    bytes, video_bytes : int or None
+        Sizes of the files.
+    duration_s : float or None
+        Length of the sound as written.
+    updated_s : float
+        Time of the last change, in seconds since 1970.
+    """
+
+    key: str
+    ytid: str
+    start_s: float
+    end_s: float
+    url: str | None
+    file: str
+    state: State
+    reason: str | None = None
+    message: str | None = None
+    tries: int = 0
+    bytes: int | None = None
+    video_bytes: int | None = None
+    duration_s: float | None = None
+    updated_s: float = 0.0
+
+    @property
+    def permanent(self) -> bool:
+        """Whether trying again is of no use, as far as one can know."""
+        return self.state == "failed" and self.reason in PERMANENT
+
+
+_COLUMNS: Final = tuple(field.name for field in fields(Entry))
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS clips (
+    key TEXT PRIMARY KEY, ytid TEXT NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, url TEXT, file TEXT NOT NULL,
+    state TEXT NOT NULL, reason TEXT, message TEXT, tries INTEGER NOT NULL, bytes INTEGER, video_bytes INTEGER,
+    duration_s REAL, updated_s REAL NOT NULL
+);
+"""
+
+
+class Ledger:
+    """The ledger of one shard, which one process at a time writes; every change is on the disk when its call returns.
+
+    It keeps no write-ahead log, which does not work on network disks.
+    """
+
+    def __init__(self, folder: Path, shard: tuple[int, int], settings: Mapping[str, Any]) -> None:
+        import filelock
+
+        self.path = folder / ledger_name(shard)
+        # The lock is a file of its own: SQLite's would keep others from reading.
+        self._lock = filelock.FileLock(folder / f".{self.path.name}.lock", timeout=0, thread_local=False)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise OutputError(
+                f"{self.path}: another process is writing it; wait for it to end, or give each process a --shard"
+            ) from error
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        try:
+            with _reporting(self.path):
+                self._db = sqlite3.connect(self.path, timeout=_LOCKED_S, isolation_level=None)
+                self._db.executescript(_SCHEMA)
+                about = [("version", _VERSION), ("settings", json.dumps(settings, sort_keys=True))]
+                self._db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", about)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def expect(self, clips: Iterable[tuple[Clip, str]]) -> None:
+        """Note that clips are to be made, with the names of their files; what is known of their failures stays."""
+        rows = [(c.key, c.ytid, c.start_s, c.end_s, c.url, file, time.time()) for c, file in clips]
+        with _reporting(self.path), self._transaction():
+            self._db.executemany(
+                "INSERT INTO clips (key, ytid, start_s, end_s, url, file, state, tries, updated_s) "
+                "VALUES (?, ?, ?, ?, ?, ?, 'pending', 0, ?) ON CONFLICT (key) DO UPDATE SET "
+                "end_s = excluded.end_s, url = excluded.url, file = excluded.file, state = 'pending', bytes = NULL, "
+                "video_bytes = NULL, duration_s = NULL, updated_s = excluded.updated_s",
+                rows,
+            )
+
+    def done(self, key: str, num_bytes: int, video_bytes: int | None, duration_s: float) -> None:
+        """Note that a clip's files are there."""
+        self._set(
+            "state = 'done', reason = NULL, message = NULL, tries = tries + 1, bytes = ?, video_bytes = ?, "
+            "duration_s = ?",
+            (num_bytes, video_bytes, duration_s, time.time(), key),
+        )
+
+    def failed(self, key: str, reason: str, message: str, *, final: bool, counts: bool = True) -> None:
+        """Note why a clip is not there; one that is not `final` stays pending."""
+        state = "failed" if final else "pending"
+        self._set(
+            "state = ?, reason = ?, message = ?, tries = tries + ?",
+            (state, reason, message, int(counts), time.time(), key),
+        )
+
+    def close(self) -> None:
+        """Let other processes have it."""
+        self._db.close()
+        self._lock.release()
+
+    def _set(self, what: str, values: tuple[Any, ...]) -> None:
+        with _reporting(self.path):
+            self._db.execute(f"UPDATE clips SET {what}, updated_s = ? WHERE key = ?", values)  # noqa: S608 - ours
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def ledger_name(shard: tuple[int, int]) -> str:
+    """Return the file name of a shard's ledger."""
+    return "ledger.sqlite" if shard == (1, 1) else f"ledger-{shard[0]}-of-{shard[1]}.sqlite"
+
+
+def ledgers_in(folder: Path) -> list[Path]:
+    """Return the ledgers of a folder."""
+    return sorted(folder.glob("ledger*.sqlite"))
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise OptionError if the files of one of a folder's ledgers were not made as `settings` say."""
+    for path in ledgers_in(folder):
+        with _reading(path) as db:
+            theirs = json.loads(dict(db.execute("SELECT name, value FROM meta"))["settings"])
+        if theirs != dict(settings):
+            raise OptionError(
+                f"{folder}: its files were made with {_said(theirs)}; expected {_said(settings)}. Choose another "
+                "folder, or the options of before"
+            )
+
+
+def read_entries(folder: Path) -> dict[str, Entry]:
+    """Return what the ledgers of a folder know, by key: of several entries a done one, else the latest.
+
+    Raises
+    ------
+    DatasetError
+        If one of them is damaged, or no ledger.
+    """
+    found: dict[str, Entry] = {}
+    for path in ledgers_in(folder):
+        with _reading(path) as db:
+            for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM clips"):  # noqa: S608 - ours
+                entry = Entry(*row)
+                known = found.get(entry.key)
+                if known is None or _precedence(entry) > _precedence(known):
+                    found[entry.key] = entry
+    return found
+
+
+def _precedence(entry: Entry) -> tuple[bool, float, int]:
+    return entry.state == "done", entry.updated_s, _RANK[entry.state]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a ledger to read; to mend what a kill left half written, SQLite must be able to write, if it may."""
+    mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    with _reporting(path), closing(sqlite3.connect(address, uri=True, timeout=_LOCKED_S)) as db:
+        version = dict(db.execute("SELECT name, value FROM meta")).get("version")
+        if version != _VERSION:
+            raise ValueError(f"version {version} where {_VERSION} is known")
+        yield db
+
+
+def _said(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {'as the source' if value is None else value}" for name, value in settings.items())
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into an error of this package."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OutputError(
+            f"{path}: {error}; expected a ledger in a writable folder with enough room, that no other process holds. "
+            "Look at the folder, then give the same command again."
+        ) from error
+    except (sqlite3.DatabaseError, ValueError, KeyError) as error:
+        raise DatasetError(
+            f"{path}: damaged, or not a ledger of audioset ({error}); expected SQLite. Move it away and give the same "
+            "command again: files without an entry are made anew."
+        ) from error
