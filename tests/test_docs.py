@@ -61,7 +61,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vggish: audioset.
 
     def load(model: str = "vggish", weights: str | None = None, **_: Any) -> audioset.Model:
         if model == "mini":
-            return Model(models.get(model), read_weights(model))
+            return Model(models.get(model), read_weights(model, weights))
         assert (model, weights) == ("vggish", "untrained:0"), "a block that runs must use untrained:0 or mini"
         return vggish
 

@@ -17,9 +17,10 @@ import torch
 
 import audioset
 from audioset import Model, models, weights
+from audioset.classes import ClassList
 from audioset.errors import MissingExtraError, OptionError, OutputError, WeightsError
 from audioset.features import examples
-from audioset.models import mini, yamnet
+from audioset.models import mini, own, yamnet
 from audioset.models.layers import Conv, Dense, DepthwiseConv, Flatten, MaxPool, Output
 from audioset.models.spec import ModelSpec
 from audioset.network import Network as OnnxNetwork
@@ -29,10 +30,10 @@ TOLERANCE = 1e-4
 ODD_SIZES = dataclasses.replace(
     mini.SPEC,
     layers=(
-        Conv("first/conv", 4, kernel=5, stride=2, activation="relu6"),
+        Conv("first/conv", 4, kernel=5, stride=2, activation=None),
         MaxPool(5),
         DepthwiseConv("second/depthwise", stride=2, activation=None),
-        Conv("second/pointwise", 6, kernel=1),
+        Conv("second/pointwise", 6, kernel=1, activation="relu6"),
         MaxPool(3),
         Flatten(),
         Dense("embedding", 6, activation="relu"),
@@ -112,6 +113,7 @@ def test_padding_is_the_same_where_sizes_do_not_divide(rng: np.random.Generator)
     tensors = {
         name: 0.3 * rng.standard_normal(shape, dtype=np.float32) for name, shape in ODD_SIZES.tensor_shapes.items()
     }
+    tensors["first/conv/biases"] -= 10  # all that is pooled is below the zeros of a wrong padding
     found = weights.from_tensors("mini", "drawn", tensors, {})
     assert_gives_what_onnx_runtime_gives(
         Network.from_spec(ODD_SIZES, found), OnnxNetwork(ODD_SIZES, found), log_mels(rng, 8)
@@ -313,6 +315,24 @@ def test_trained_weights_no_longer_count_as_published_or_untrained(monkeypatch: 
     assert not trained.published
     assert set(trained.provenance) == {"source", "trained_from_sha256"}
     assert trained.name == "ours"
+
+
+def test_a_model_of_ones_own_trains_on_and_stays_one(tmp_path: Path, rng: np.random.Generator) -> None:
+    tensors = dict(list(weights.load("mini").tensors.items())[:-2])
+    tensors |= {"head/weights": rng.standard_normal((128, 2), np.float32), "head/biases": np.zeros(2, np.float32)}
+    path = tmp_path / "pets.safetensors"
+    own.save(own.OwnModel("mini", ClassList(("cat", "dog"), ("cat", "dog")), "softmax"), tensors, path)
+    network = load(path)
+    batch = log_mels(rng)
+    assert_gives_what_onnx_runtime_gives(network, audioset.load(path)._network, batch)
+    with torch.no_grad():
+        network.get_parameter("head.bias")[1] += 1
+    network.save_pretrained(path, overwrite=True)
+    trained = audioset.load(path)
+    assert trained.spec.own_classes is not None
+    assert trained.spec.own_classes.names == ("cat", "dog")
+    assert trained.weights.tensors["head/biases"].tolist() == [0, 1]
+    assert_gives_what_onnx_runtime_gives(network, trained._network, batch)
 
 
 def test_a_file_is_not_replaced_unless_asked(tmp_path: Path) -> None:

@@ -155,18 +155,18 @@ class Layers(nn.Module):
                 found[f"{layer.name}/{side}"] = np.array(values.float().cpu().numpy(), order="C")
         return found
 
-    def load_tensors(self, tensors: Mapping[str, Float32Array]) -> None:
-        """Take copies of weights that have the names and layouts of the table."""
+    def _weight_and_bias(self, module: nn.Module) -> tuple[Tensor, Tensor]:
+        """What the table has of a layer, in PyTorch's layout."""
+        return module.get_parameter("weight"), module.get_parameter("bias")
+
+    def _take(self, tensors: Mapping[str, Float32Array]) -> None:
+        """Replace the parameters by copies of weights that have the names and layouts of the table."""
         state: dict[str, Tensor] = {}
         for layer in self._named():
             weights = tensors[f"{layer.name}/weights"].transpose(_AXES[type(layer)])
             state[f"{layer.name}.weight"] = torch.from_numpy(np.array(weights, order="C"))
             state[f"{layer.name}.bias"] = torch.from_numpy(np.array(tensors[f"{layer.name}/biases"]))
         self.load_state_dict(state, assign=True)
-
-    def _weight_and_bias(self, module: nn.Module) -> tuple[Tensor, Tensor]:
-        """What the table has of a layer, in PyTorch's layout."""
-        return module.get_parameter("weight"), module.get_parameter("bias")
 
     def _named(self) -> list[Conv | DepthwiseConv | Dense]:
         """The layers that have weights."""

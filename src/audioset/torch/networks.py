@@ -78,7 +78,7 @@ class Network(Layers):
             return cls(spec, activation=activation)
         with torch.device("meta"):  # nothing is drawn that would only be replaced
             network = cls(spec.of_format(weights.provenance.get("source_format")))
-        network.load_tensors(weights.tensors)
+        network._take(weights.tensors)
         network.activation = activation
         network._origin = dict(weights.provenance)
         network._origin_name, network._origin_sha256 = weights.name, weights.sha256
