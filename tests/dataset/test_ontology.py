@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -117,7 +118,8 @@ def test_the_script_keeps_commas_quotes_and_any_letters(tmp_path: Path, monkeypa
     ]
     (tmp_path / "o.json").write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
     script = [sys.executable, ROOT / "scripts/make_ontology_table.py", tmp_path / "o.json"]
-    table = subprocess.run(script, check=True, capture_output=True, env={"PYTHONIOENCODING": "utf-8"}).stdout
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    table = subprocess.run(script, check=True, capture_output=True, env=environment).stdout
     (tmp_path / "data").mkdir()
     (tmp_path / "data/ontology.csv").write_bytes(table)
     monkeypatch.setattr("audioset.dataset._ontology_file.resources.files", lambda _: tmp_path)
