@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from audioset.errors import RecordError
-from audioset.records.tfrecord import Feature, RecordBlock, decode_example, map_entry, message
+from audioset.records.tfrecord import Damage, Feature, RecordBlock, decode_example, map_entry, message
 
 EMBEDDING_DIM = 128
 
@@ -96,31 +96,32 @@ class FeatureRow:
     embedding: npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Flaw:
-    """A record that cannot become a row: its index in the block, and why."""
+def parse_blocks(blocks: Sequence[RecordBlock]) -> tuple[pa.RecordBatch, list[tuple[int, Damage]]]:
+    """The records of one or more blocks as rows of `FEATURES_SCHEMA`, in order, and what cannot be a row.
 
-    index: int
-    reason: str
-
-
-def parse_block(block: RecordBlock) -> tuple[pa.RecordBatch, list[Flaw]]:
-    """A block's records as rows of `FEATURES_SCHEMA`, in order, and those that are left out because they cannot be."""
-    known, batch = _parse_known(block)
-    if len(known) == len(block.starts):
+    Each of the latter has the number of records before it.
+    """
+    firsts = np.cumsum([0, *(len(block.starts) for block in blocks)])
+    moved = np.cumsum([0, *(len(block.data) for block in blocks)])
+    data = b"".join(block.data for block in blocks)
+    starts = np.concatenate([block.starts + by for block, by in zip(blocks, moved, strict=False)])
+    stops = np.concatenate([block.stops + by for block, by in zip(blocks, moved, strict=False)])
+    known, batch = _parse_known(data, starts, stops)
+    if len(known) == len(starts):
         return batch, []
     others: dict[int, FeatureRow] = {}
     flaws = []
-    for index in np.setdiff1d(np.arange(len(block.starts)), known).tolist():
+    for index in np.setdiff1d(np.arange(len(starts)), known).tolist():
         try:
-            others[index] = decode_row(block.record(index))
+            others[index] = decode_row(data[starts[index] : stops[index]])
         except RecordError as error:
-            flaws.append(Flaw(index, str(error)))
+            which = int(np.searchsorted(firsts, index, side="right")) - 1
+            flaws.append((index, blocks[which].damage(index - int(firsts[which]), str(error))))
     if others:
         order = np.argsort(np.concatenate((known, np.fromiter(others, np.int64))))
-        both = pa.Table.from_batches([batch, batch_of(list(others.values()))]).combine_chunks()
-        (batch,) = both.to_batches()
-        batch = batch.take(pa.array(order))
+        batch = (
+            pa.Table.from_batches([batch, batch_of(list(others.values()))]).take(order).combine_chunks().to_batches()[0]
+        )
     return batch, flaws
 
 
@@ -199,11 +200,11 @@ def _keys(names: Mapping[str, object]) -> str:
     return ", ".join(sorted(names)) or "no names"
 
 
-def _parse_known(block: RecordBlock) -> tuple[_Ints, pa.RecordBatch]:
-    """The rows of the known layout: their indices in the block, and themselves."""
-    rows = np.arange(len(block.starts))
+def _parse_known(data: bytes, starts: _Ints, stops: _Ints) -> tuple[_Ints, pa.RecordBatch]:
+    """The records of the known layout: which they are, and their rows."""
+    rows = np.arange(len(starts))
     while len(rows):
-        found = _parse_fixed(block.data, block.starts[rows], block.stops[rows])
+        found = _parse_fixed(data, starts[rows], stops[rows])
         if isinstance(found, pa.RecordBatch):
             return rows, found
         rows = rows[found]

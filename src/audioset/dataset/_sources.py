@@ -270,28 +270,45 @@ def _uncompressed(file: IO[bytes]) -> Iterator[bytes]:
 
 def _gunzipped(piece: bytes, file: IO[bytes]) -> Iterator[bytes]:
     """The content of gzip's members, checked, one after another; `piece` is the start of the file."""
-    offset = 0
+    offset = 0  # of `piece`
     unzip = None
     while piece:
-        offset += len(piece)
+        length = len(piece)
         while piece:
             if unzip is None:
                 piece = piece.lstrip(b"\0")  # padding, as block devices leave it
                 unzip = zlib.decompressobj(wbits=_GZIP_WBITS) if piece else None
                 continue
+            before = unzip.copy()
             try:
                 data = unzip.decompress(piece)
             except zlib.error as error:
+                data, good = _salvaged(before, piece)
+                if data:
+                    yield data
+                at = offset + length - len(piece) + good
                 raise _Broken(
-                    offset, f"the compressed data is damaged before byte {offset:,} ({error}); fetch the file again"
+                    at, f"the compressed data is damaged at byte {at:,} ({error}); fetch the file again"
                 ) from error
             if data:
                 yield data
             piece = unzip.unused_data
             if unzip.eof:
                 unzip = None
+        offset += length
         piece = file.read(_PIECE_BYTES)
     if unzip is not None:
         raise _Broken(
             offset, f"ends at byte {offset:,}, within the compressed data; it is incomplete, fetch the file again"
         )
+
+
+def _salvaged(unzip: zlib._Decompress, piece: bytes) -> tuple[bytes, int]:
+    """What can be had of a damaged piece, of which zlib gives nothing when given it whole, and from how many bytes."""
+    data = bytearray()
+    for index in range(len(piece)):
+        try:
+            data += unzip.decompress(piece[index : index + 1])
+        except zlib.error:
+            return bytes(data), index
+    return bytes(data), len(piece)

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from audioset._files import written_whole
-from audioset.dataset._layout import EMBEDDING_DIM, FEATURES_SCHEMA, parse_block
+from audioset.dataset._layout import EMBEDDING_DIM, FEATURES_SCHEMA, parse_blocks
 from audioset.dataset._sources import OnDamage, Source, read_blocks
 from audioset.errors import OptionError, RecordError
 from audioset.postprocess import Pca, dequantize
-from audioset.records.tfrecord import Damage, audio_record, write_record
+from audioset.records.tfrecord import BLOCK_BYTES, Damage, RecordBlock, audio_record, write_record
 
 __all__ = [
     "EMBEDDING_DIM",
@@ -150,17 +150,35 @@ def _parsed(path: Source, on_damage: OnDamage | None) -> Iterator[pa.RecordBatch
     blocks = read_blocks(path, on_damage)
 
     def parse() -> Iterator[pa.RecordBatch]:
-        for block in blocks:
-            batch, flaws = parse_block(block)
-            for flaw in flaws:
-                damage = block.damage(flaw.index, flaw.reason)
+        for group in _grouped(blocks):
+            batch, flaws = parse_blocks(group)
+            for index, damage in flaws:
                 if on_damage is None:
-                    yield batch.slice(0, flaw.index)
+                    yield batch.slice(0, index)
                     raise RecordError(str(damage))
                 on_damage(damage)
             yield batch
 
     return parse()
+
+
+def _grouped(blocks: Iterator[RecordBlock]) -> Iterator[list[RecordBlock]]:
+    """Blocks of small shards together: parsing has a cost a call. What there is comes before an error."""
+    waiting: list[RecordBlock] = []
+    num_bytes = 0
+    try:
+        for block in blocks:
+            waiting.append(block)
+            num_bytes += len(block.data)
+            if num_bytes >= BLOCK_BYTES:
+                yield waiting
+                waiting, num_bytes = [], 0
+    except RecordError:
+        if waiting:
+            yield waiting
+        raise
+    if waiting:
+        yield waiting
 
 
 def _regrouped(batches: Iterator[pa.RecordBatch], batch_size: int) -> Iterator[pa.RecordBatch]:
