@@ -211,7 +211,7 @@ class Ontology:
     def lowest_common_ancestors(self, first: str, second: str) -> tuple[str, ...]:
         """Return the mids that two classes are both kinds of, or are, and that are above no other such; in file order.
 
-        None where the two are under different roots.
+        Empty where the two are under different roots.
         """
         one, other = ({self.mid(wanted), *self.ancestors(wanted)} for wanted in (first, second))
         common = one & other
