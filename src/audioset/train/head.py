@@ -81,11 +81,16 @@ class HeadNetwork(nn.Module):
 
     def forward(self, embeddings: Tensor, num_frames: Tensor) -> Tensor:
         """Return logits, float32 (n, classes), of embeddings (n, t, dim), uint8 or float, and their lengths (n,)."""
-        if embeddings.dtype == torch.uint8:
-            embeddings = embeddings.float() * ((QUANTIZE_MAX - QUANTIZE_MIN) / 255) + QUANTIZE_MIN
-        normed = (embeddings - self.get_buffer("mean")) / self.get_buffer("deviation")
+        normed = (self.plain(embeddings) - self.get_buffer("mean")) / self.get_buffer("deviation")
         logits: Tensor = self.head(normed, num_frames)
         return logits.float()
+
+    @staticmethod
+    def plain(embeddings: Tensor) -> Tensor:
+        """Return embeddings as float32; bytes as the PCA components that they stand for."""
+        if embeddings.dtype != torch.uint8:
+            return embeddings.float()
+        return embeddings.float() * ((QUANTIZE_MAX - QUANTIZE_MIN) / 255) + QUANTIZE_MIN
 
     @torch.no_grad()
     def expect(self, frames: npt.NDArray[Any]) -> None:
