@@ -197,7 +197,7 @@ def with_column(name, values):
         (with_column("targets", [[[None], [0]], pa.list_(pa.int32())]), "'targets' names columns outside 0 to 2"),
         (with_column("targets", [[None, [0]], pa.list_(pa.int32())]), "'targets' is null for some clips only"),
         (with_column("id", [[None, "a"]]), "clips without an id or scores"),
-        (with_column("scores", [[None, [1, 2, 3]], pa.list_(pa.float32(), 3)]), "clips without an id or scores"),
+        (with_column("scores", [[None, [1, 2, 3]], pa.list_(pa.float32(), 3)]), "without an id or scores|not a whole"),
         (
             with_column("scores", [[[1, None, 2], [1, 2, 3]], pa.list_(pa.float32(), 3)]),
             "clips without an id or scores",
