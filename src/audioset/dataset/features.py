@@ -91,8 +91,8 @@ def read_features(path: Source, *, on_damage: OnDamage | None = None) -> Iterato
         At the call, when there is nothing at `path`; while iterating, at damage, unless `on_damage` is given. It names
         the file, the shard in an archive, and the byte.
     """
-    batches = _parsed(path, on_damage)
-    return (record for batch in batches for record in _records(batch))
+    batches = batches_of_blocks(read_blocks(path, on_damage), on_damage)
+    return (record for batch in batches for record in records_of(batch))
 
 
 def read_feature_batches(
@@ -122,7 +122,7 @@ def read_feature_batches(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size: {batch_size}; expected 1 or more")
-    return _regrouped(_parsed(path, on_damage), batch_size)
+    return _regrouped(batches_of_blocks(read_blocks(path, on_damage), on_damage), batch_size)
 
 
 def write_features(path: str | os.PathLike[str], records: Iterable[FeatureRecord]) -> int:
@@ -146,20 +146,16 @@ def write_features(path: str | os.PathLike[str], records: Iterable[FeatureRecord
     return count
 
 
-def _parsed(path: Source, on_damage: OnDamage | None) -> Iterator[pa.RecordBatch]:
-    blocks = read_blocks(path, on_damage)
-
-    def parse() -> Iterator[pa.RecordBatch]:
-        for group in _grouped(blocks):
-            batch, flaws = parse_blocks(group)
-            for index, damage in flaws:
-                if on_damage is None:
-                    yield batch.slice(0, index)
-                    raise RecordError(str(damage))
-                on_damage(damage)
-            yield batch
-
-    return parse()
+def batches_of_blocks(blocks: Iterator[RecordBlock], on_damage: OnDamage | None = None) -> Iterator[pa.RecordBatch]:
+    """The records of blocks, as `read_blocks` gives them, in batches of any size."""
+    for group in _grouped(blocks):
+        batch, flaws = parse_blocks(group)
+        for index, damage in flaws:
+            if on_damage is None:
+                yield batch.slice(0, index)
+                raise RecordError(str(damage))
+            on_damage(damage)
+        yield batch
 
 
 def _grouped(blocks: Iterator[RecordBlock]) -> Iterator[list[RecordBlock]]:
@@ -214,7 +210,8 @@ def _joined(waiting: list[pa.RecordBatch], rows: int) -> pa.RecordBatch:
     return pa.Table.from_batches(taken).combine_chunks().to_batches()[0]
 
 
-def _records(batch: pa.RecordBatch) -> Iterator[FeatureRecord]:
+def records_of(batch: pa.RecordBatch) -> Iterator[FeatureRecord]:
+    """The rows of a batch, with arrays of their own."""
     ids, starts, ends, labels, _, embedding = batch.columns
     offsets = labels.offsets.to_numpy()
     values = labels.values.to_numpy()
