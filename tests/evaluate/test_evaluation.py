@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+import audioset.evaluate
 from audioset.classes import ClassList, class_list
 from audioset.errors import OptionError, RecordError
 from audioset.evaluate import METRICS, Evaluation, evaluate, metrics
 
+_MODULES = {"annotations", "bootstrap", "evaluation", "metrics", "predictions", "report"}
 NAMES = [f"class {j}" for j in range(12)]
 
 
@@ -137,6 +141,27 @@ def test_damaged_values_are_refused(scored, value):
     plain["metrics"]["map"]["value"] = json.loads(value)
     with pytest.raises(RecordError, match="evaluation: damaged"):
         Evaluation.from_json(json.dumps(plain))
+
+
+def test_metrics_and_matrices_that_do_not_belong_are_refused():
+    plain = json.loads(evaluate(np.eye(3), np.eye(3, dtype=bool), ["a", "b", "c"], resamples=0).to_json())
+    with pytest.raises(RecordError, match="the confusion matrix is not of 3 classes"):
+        Evaluation.from_json(json.dumps({**plain, "confusion": [[1, 0], [0, 1]]}))
+    with pytest.raises(RecordError, match=r"unknown metrics \['luck'\]"):
+        Evaluation.from_json(json.dumps({**plain, "metrics": {"luck": plain["metrics"]["map"]}}))
+
+
+def test_measuring_needs_numpy_alone():
+    heavy = {"pyarrow", "scipy", "sklearn", "matplotlib", "torch", "onnxruntime"}
+    code = f"import sys, audioset.evaluate; print(sorted({heavy} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+def test_public_names_are_those_meant():
+    assert {name for name in dir(audioset.evaluate) if not name.startswith("_")} - _MODULES == set(
+        audioset.evaluate.__all__
+    )
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,18 @@ def test_cells_that_are_not_rated_change_nothing(rng):
         np.testing.assert_array_equal(metric(scores, targets, mask), metric(other_scores, other_targets, mask))
 
 
+def test_a_class_rated_nowhere_is_as_if_it_were_not_there(rng):
+    scores, targets, mask = rng.random((80, 30)), rng.random((80, 30)) < 0.2, np.ones((80, 30), bool)
+    mask[:, [4, 9]] = False
+    fewer = np.delete(scores, [4, 9], axis=1), np.delete(targets, [4, 9], axis=1)
+    for metric in (metrics.lwlrap, metrics.gap, metrics.hit_at_1, metrics.perr):
+        assert metric(scores, targets, mask) == pytest.approx(metric(*fewer), rel=1e-12)
+    np.testing.assert_array_equal(
+        np.delete(metrics.average_precision(scores, targets, mask), [4, 9]), metrics.average_precision(*fewer)
+    )
+    assert np.isnan(metrics.roc_auc(scores, targets, mask)[[4, 9]]).all()
+
+
 def test_clips_without_labels_count_for_classes_only():
     scores, targets = np.vstack([SCORES, [[0.95, 0.1, 0.1]]]), np.vstack([TARGETS, [[False] * 3]])
     for metric in (metrics.lwlrap, metrics.hit_at_1, metrics.perr):

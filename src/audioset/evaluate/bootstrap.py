@@ -77,6 +77,8 @@ def resample(
     values, positive, rated = checked(scores, targets, mask)
     if resamples < 2:
         raise OptionError(f"resamples: {resamples}; expected at least 2. Evaluate without intervals instead")
+    if single_label:
+        metrics.single_labels(positive)
     num_clips, num_classes = values.shape
     of_group = _group_of_clip(groups, num_clips)
     ranks = clip_ranks(values, positive, rated, metrics.DEFAULT_TOP_K)

@@ -140,6 +140,11 @@ class Evaluation:
             raise RecordError(f'evaluation: JSON of something else; expected an object with "format": "{_FORMAT}"')
         try:
             confusion = plain["confusion"]
+            num_classes = len(plain["classes"])
+            if unknown := plain["metrics"].keys() - METRICS.keys():
+                raise ValueError(f"unknown metrics {sorted(unknown)}")
+            if confusion is not None and [len(row) for row in confusion] != [num_classes] * num_classes:
+                raise ValueError(f"the confusion matrix is not of {num_classes} classes")
             return cls(
                 metrics={str(name): _read(Estimate, of) for name, of in plain["metrics"].items()},
                 classes=tuple(_read(ClassResult, of) for of in plain["classes"]),
