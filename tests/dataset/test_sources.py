@@ -32,7 +32,7 @@ def read(source: object, damages: list[Damage] | None = None) -> list[str]:
 def tar(members: Mapping[str, bytes], **kinds: bytes) -> bytes:
     """An archive of regular members, and of links or devices by name."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -105,6 +105,46 @@ def test_an_archive_gives_its_shards_in_its_order_and_unpacks_nothing(
     Path("x.tar").write_bytes(gzip.compress(data) if compressed else data)
     assert read("x.tar") == ["c", "d", "a", "b", "c", "c", "d"]
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "x.tar"]
+
+
+def test_a_member_with_holes_is_reported_and_the_next_one_follows(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar({"a.tfrecord": ONE}, sparse=tarfile.GNUTYPE_SPARSE))
+    damages: list[Damage] = []
+    assert read(tmp_path / "x.tar", damages) == ["a", "b"]
+    assert [str(damage) for damage in damages] == [
+        f"{tmp_path / 'x.tar'}: sparse.tfrecord: is stored with holes left out; expected a plain member. "
+        "Pack it without `--sparse`"
+    ]
+
+
+def test_names_that_are_not_utf8_are_shown_with_their_bytes(tmp_path: Path) -> None:
+    data = tar({"caf\udce9.tfrecord": ONE[:-1]})
+    (tmp_path / "x.tar").write_bytes(data)
+    damages: list[Damage] = []
+    assert read(tmp_path / "x.tar", damages) == ["a"]
+    assert [damage.member for damage in damages] == ["caf\\xe9.tfrecord"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links without rights")
+def test_links_to_folders_are_followed_once(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "e.tfrecord").write_bytes(TWO)
+    (folder / "link").symlink_to(elsewhere)
+    (elsewhere / "up").symlink_to(folder)
+    assert read(folder) == ["a", "b", "c", "c", "d"]
+
+
+def test_a_folder_that_may_not_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def locked(path: str) -> object:
+        if str(path).endswith("train"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", locked)
+    with pytest.raises(RecordError, match=r"train: this folder cannot be read \(Permission denied\)"):
+        find_files(folder)
 
 
 def test_gzip_in_several_members_and_with_padding_is_whole(tmp_path: Path) -> None:

@@ -88,13 +88,24 @@ def _find(path: str) -> list[str]:
 
 
 def _below(folder: str) -> list[str]:
-    # Hidden files are what downloads and copies leave behind.
-    return sorted(
-        str(Path(parent, name))
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.endswith(SUFFIXES) and not name.startswith(".")
-    )
+    found = []
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above it, or a second way into one
+            folders.clear()
+            continue
+        seen.add(real)
+        # Hidden files are what downloads and copies leave behind.
+        found += [str(Path(parent, name)) for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise RecordError(
+        f"{error.filename}: this folder cannot be read ({error.strerror}); expected one that may be listed. "
+        "Check its rights"
+    ) from error
 
 
 def _raise(damage: Damage) -> None:
@@ -130,7 +141,7 @@ def _shards(file: str, on_damage: OnDamage) -> Iterator[_Shard]:
     with handle:
         stream = _Forward(_uncompressed(handle))
         if _is_tar(stream.peek(_TAR_BLOCK_BYTES)):
-            yield from _members(stream)
+            yield from _members(stream, file, on_damage)
         else:
             yield _Shard(None, cast(IO[bytes], stream), lambda: stream.damage is None)
         if stream.damage is not None:
@@ -145,15 +156,22 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
-def _members(stream: _Forward) -> Iterator[_Shard]:
+def _members(stream: _Forward, file: str, on_damage: OnDamage) -> Iterator[_Shard]:
     """The shards of an archive; whatever ends it early is left in `stream.damage`."""
     try:
-        with tarfile.TarFile(fileobj=cast(IO[bytes], stream), tarinfo=_Entry, errors="surrogateescape") as archive:
+        with tarfile.TarFile(
+            fileobj=cast(IO[bytes], stream), tarinfo=_Entry, encoding="utf-8", errors="backslashreplace"
+        ) as archive:
             while (entry := archive.next()) is not None:
                 # Links, devices and pipes are no shards, whatever they are called; nor are hidden files.
-                if entry.isreg() and entry.name.endswith(".tfrecord") and not Path(entry.name).name.startswith("."):
-                    member = _Member(stream, entry)
-                    yield _Shard(entry.name, cast(IO[bytes], member), lambda: stream.damage is None)
+                if not entry.isreg() or not entry.name.endswith(".tfrecord") or Path(entry.name).name.startswith("."):
+                    continue
+                if entry.issparse():
+                    reason = "is stored with holes left out; expected a plain member. Pack it without `--sparse`"
+                    on_damage(Damage(file, entry.name, 0, reason))
+                    continue
+                member = _Member(stream, entry)
+                yield _Shard(entry.name, cast(IO[bytes], member), lambda: stream.damage is None)
         while stream.read(_PIECE_BYTES):  # the checksum of compressed data comes last
             pass
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two for numbers that make no sense
