@@ -33,6 +33,7 @@ __all__ = ["FeatureBatch", "FeatureDataset", "Labels"]
 
 Indices: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 _Ints: TypeAlias = npt.NDArray[np.int64]
+_Places: TypeAlias = tuple[_Ints, _Ints]
 
 _ARROW_MAGIC = b"ARROW1"
 _PARQUET_MAGIC = b"PAR1"
@@ -207,12 +208,10 @@ class FeatureDataset:
         """
         if num_frames is not None and num_frames < 0:
             raise OptionError(f"num_frames: {num_frames}; expected 0 or more")
-        places = self._places(indices)
         table = self._table
-        embeddings, counts = table.frames(places, num_frames)
-        return FeatureBatch(
-            embeddings, counts, table.labels(places), table.video_ids(places), table.numbers("start_s", places)
-        )
+        at = table.locate(self._places(indices))
+        embeddings, counts = table.frames(at, num_frames)
+        return FeatureBatch(embeddings, counts, table.labels(at), table.video_ids(at), table.numbers("start_s", at))
 
     @cached_property
     def labels(self) -> Labels:
@@ -248,10 +247,10 @@ class FeatureDataset:
         view._table, view._rows = self._table, rows
         return view
 
-    def _all(self) -> _Ints:
+    def _all(self) -> _Places:
         if isinstance(self._rows, range):
-            return np.arange(self._rows.start, self._rows.stop, self._rows.step, dtype=np.int64)
-        return self._rows
+            return self._table.locate(np.arange(self._rows.start, self._rows.stop, self._rows.step, dtype=np.int64))
+        return self._table.locate(self._rows)
 
     def _place(self, index: int) -> int:
         return int(self._places([index])[0])
@@ -308,7 +307,7 @@ class _Table:
             raise _damaged(path, str(error)) from error
         names = [(column, buffer) for column, buffers in _BUFFERS.items() for buffer in buffers]
         lengths, *columns = np.array(places, np.int64).reshape(-1, 1 + len(names)).T
-        self._first_rows: _Ints = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+        self._first_rows = _offsets(lengths)
         self._buffers_of: dict[tuple[str, str], _Ints] = dict(zip(names, columns, strict=True))
         self.num_rows = int(self._first_rows[-1])
 
@@ -337,55 +336,60 @@ class _Table:
             raise _damaged(self.path, f"column {name} is compressed or not aligned")
         return position
 
-    def _locate(self, rows: _Ints) -> tuple[_Ints, _Ints]:
-        """The batches that rows are in, and their places there."""
+    def locate(self, rows: _Ints) -> _Places:
+        """The batches of the file that rows are in, and which of their rows they are."""
         batches = np.searchsorted(self._first_rows, rows, side="right") - 1
         return batches, rows - self._first_rows[batches]
 
-    def _view(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    def numbers(self, column: str, at: _Places) -> npt.NDArray[Any]:
+        """The values of a column of numbers."""
+        dtype = np.int32 if column == "num_frames" else np.float32
+        return self._items(dtype, (column, "values"), at)
+
+    def labels(self, at: _Places) -> Labels:
+        """The labels of rows."""
+        starts, counts = self._extents("labels", np.int32, 4, at)
+        return Labels(_offsets(counts), self._as(np.int32)[_runs(starts // 4, counts)])
+
+    def video_ids(self, at: _Places) -> npt.NDArray[np.object_]:
+        """The ids of rows."""
+        starts, counts = self._extents("video_id", np.int32, 1, at)
+        if counts.size and counts.min() == counts.max() > 0:  # as those of videos are
+            text: npt.NDArray[Any] = _windows(self.bytes, int(counts[0]))[starts]
+        else:
+            text = self.bytes[_runs(starts, counts)]
+        ids = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(_offsets(counts)), pa.py_buffer(text))
+        found: npt.NDArray[np.object_] = ids.to_numpy(zero_copy_only=False)
+        return found
+
+    def _as(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """The whole file as numbers."""
         kind = np.dtype(dtype)
         return self.bytes[: self.bytes.size // kind.itemsize * kind.itemsize].view(kind)
 
-    def _at(self, column: str, buffer: str, dtype: npt.DTypeLike, batches: _Ints, places: _Ints) -> npt.NDArray[Any]:
-        """Items of a buffer."""
-        first = self._buffers_of[column, buffer][batches] // np.dtype(dtype).itemsize
-        found: npt.NDArray[Any] = self._view(dtype)[first + places]
+    def _items(self, dtype: npt.DTypeLike, buffer: tuple[str, str], at: _Places) -> npt.NDArray[Any]:
+        batches, places = at
+        found: npt.NDArray[Any] = self._as(dtype)[
+            self._buffers_of[buffer][batches] // np.dtype(dtype).itemsize + places
+        ]
         return found
 
-    def _extents(self, column: str, dtype: npt.DTypeLike, item_bytes: int, rows: _Ints) -> tuple[_Ints, _Ints]:
+    def _extents(self, column: str, dtype: npt.DTypeLike, item_bytes: int, at: _Places) -> tuple[_Ints, _Ints]:
         """The byte of the file at which each row's value begins, and how many items it has; offsets are of `dtype`."""
-        batches, places = self._locate(rows)
-        starts = self._at(column, "offsets", dtype, batches, places).astype(np.int64)
-        stops = self._at(column, "offsets", dtype, batches, places + 1).astype(np.int64)
+        batches, places = at
+        starts = self._items(dtype, (column, "offsets"), at).astype(np.int64)
+        stops = self._items(dtype, (column, "offsets"), (batches, places + 1))
         return self._buffers_of[column, "values"][batches] + starts * item_bytes, stops - starts
 
-    def numbers(self, column: str, rows: _Ints) -> npt.NDArray[Any]:
-        """The values of a column of numbers."""
-        dtype = np.int32 if column == "num_frames" else np.float32
-        return self._at(column, "values", dtype, *self._locate(rows))
-
-    def labels(self, rows: _Ints) -> Labels:
-        starts, counts = self._extents("labels", np.int32, 4, rows)
-        return Labels(np.concatenate(([0], np.cumsum(counts))), self._view(np.int32)[_runs(starts // 4, counts)])
-
-    def video_ids(self, rows: _Ints) -> npt.NDArray[np.object_]:
-        starts, counts = self._extents("video_id", np.int32, 1, rows)
-        text = pa.py_buffer(self.bytes[_runs(starts, counts)])
-        offsets = pa.py_buffer(np.concatenate(([0], np.cumsum(counts))))
-        ids = pa.LargeStringArray.from_buffers(len(rows), offsets, text)
-        found: npt.NDArray[np.object_] = ids.to_numpy(zero_copy_only=False)
-        return found
-
-    def frames(self, rows: _Ints, num_frames: int | None) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    def frames(self, at: _Places, num_frames: int | None) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
         """Embeddings side by side, and how many frames of each clip they hold."""
         frame_bytes = self.info.frame_bytes
-        starts, lengths = self._extents("embedding", np.int64, 1, rows)
+        starts, lengths = self._extents("embedding", np.int64, 1, at)
         counts = lengths // frame_bytes
         longest = int(counts.max(initial=0)) if num_frames is None else num_frames
         np.minimum(counts, longest, out=counts)
         # What comes after a short clip in the file is copied with it, and overwritten: one kind of copy for all.
-        found = self._copied(starts, longest * frame_bytes).reshape(len(rows), longest, frame_bytes)
+        found = self._copied(starts, longest * frame_bytes).reshape(len(starts), longest, frame_bytes)
         if counts.size and counts.min() < longest:
             found[np.arange(longest) >= counts[:, np.newaxis]] = 0
         return found.view(self.info.dtype), counts.astype(np.int32)
@@ -409,14 +413,14 @@ class _Table:
 
     def record(self, row: int) -> FeatureRecord:
         """A clip, its arrays views of the file."""
-        rows = np.array([row])
-        (start,), (length,) = self._extents("embedding", np.int64, 1, rows)
-        (first,), (num_labels,) = self._extents("labels", np.int32, 4, rows)
+        at = self.locate(np.array([row]))
+        (start,), (length,) = self._extents("embedding", np.int64, 1, at)
+        (first,), (num_labels,) = self._extents("labels", np.int32, 4, at)
         frames = self.bytes[start : start + length].view(self.info.dtype).reshape(-1, self.info.embedding_dim)
         return FeatureRecord(
-            str(self.video_ids(rows)[0]),
-            float(self.numbers("start_s", rows)[0]),
-            float(self.numbers("end_s", rows)[0]),
+            str(self.video_ids(at)[0]),
+            float(self.numbers("start_s", at)[0]),
+            float(self.numbers("end_s", at)[0]),
             self.bytes[first : first + num_labels * 4].view(np.int32),
             frames,
         )
@@ -430,9 +434,15 @@ def _windows(source: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.void]:
 
 def _runs(firsts: _Ints, counts: _Ints) -> _Ints:
     """`counts[0]` places from `firsts[0]` on, then `counts[1]` from `firsts[1]` on, and so forth."""
-    stops = np.cumsum(counts)
-    total = int(stops[-1]) if stops.size else 0
-    return np.repeat(firsts - (stops - counts), counts) + np.arange(total)
+    offsets = _offsets(counts)
+    return np.repeat(firsts - offsets[:-1], counts) + np.arange(offsets[-1])
+
+
+def _offsets(counts: npt.NDArray[np.integer[Any]]) -> _Ints:
+    """Where each begins, and the last ends, of items that lie one after another."""
+    found = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=found[1:])
+    return found
 
 
 def _magic(path: Path) -> bytes:
