@@ -368,8 +368,8 @@ def test_videos_of_other_sites_are_named_by_their_address(server: MediaServer, l
 
 
 @pytest.mark.parametrize(("rows", "said"), [
-    ([("a/../../b", 0.0, 1.0)], r"id 'a/\.\./\.\./b'; expected letters"),
-    ([("abc", 2.0, 1.0)], r"abc from 2\.0 to 1\.0 s; expected 0 ≤ start_s < end_s"),
+    ([("a/../../b", 0.0, 1.0)], r"'a/\.\./\.\./b' from 0\.0 to 1\.0 s; expected letters"),
+    ([("abc", 2.0, 1.0)], r"'abc' from 2\.0 to 1\.0 s; expected 0 ≤ start_s < end_s"),
     ([("abc", 0.0, 1.0), ("abc", 0.0, 2.0)], r"abc_0 ends at 1\.0 and at 2\.0 s; expected one clip"),
 ])  # fmt: skip
 def test_segments_that_are_none_are_refused(

@@ -42,7 +42,10 @@ def download_audio(
     classes: Annotated[
         list[str] | None,
         typer.Option(
-            "--classes", "--class", "-c", help="Only segments with this label, by name or mid; may be repeated."
+            "--classes",
+            "--class",
+            "-c",
+            help="Only segments with this label, or one below it in the ontology; may be repeated.",
         ),
     ] = None,
     output_format: Annotated[

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-from audioset.dataset.download.clips import Clip, parse_shard, read_clips
+from audioset.dataset.download.clips import parse_shard
 from audioset.dataset.download.failures import PERMANENT, TEMPORARY
 from audioset.dataset.download.job import DownloadProgress, DownloadSummary, download_audio
 from audioset.dataset.download.ledger import Entry
@@ -19,7 +19,6 @@ from audioset.dataset.download.status import DownloadStatus, as_row, check_repor
 __all__ = [
     "FORMATS",
     "REASONS",
-    "Clip",
     "DownloadOptions",
     "DownloadProgress",
     "DownloadStatus",
@@ -29,7 +28,6 @@ __all__ = [
     "check_report",
     "download_audio",
     "parse_shard",
-    "read_clips",
     "read_status",
     "write_report",
 ]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -19,7 +17,8 @@ if TYPE_CHECKING:
 
     Segments: TypeAlias = "str | os.PathLike[str] | pa.Table"
 
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ID: Final = "[A-Za-z0-9_-]{1,64}"
+_LONGEST_S: Final = 1e7  # four months; times beyond are mistakes
 _YOUTUBE_ID: Final = re.compile(r"(?:youtu\.be/|[?&]v=|/shorts/|/embed/)([A-Za-z0-9_-]{11})(?![A-Za-z0-9_-])")
 
 
@@ -38,8 +37,20 @@ class Clip:
         return f"{self.ytid}_{round(self.start_s * 1000)}"
 
 
-def read_clips(segments: Segments, classes: Sequence[str] = ()) -> list[Clip]:
-    """Return the clips that a table, a csv file or a split names, in order and each once.
+@dataclass(frozen=True)
+class Selection:
+    """The clips of one shard, in order and each once, and `clashing`: keys of all shards, in lower case, that differ in
+    nothing but case from others.
+    """
+
+    clips: tuple[Clip, ...]
+    clashing: frozenset[str]
+
+
+def select_clips(
+    segments: Segments, classes: Sequence[str] = (), limit: int | None = None, shard: tuple[int, int] = (1, 1)
+) -> Selection:
+    """Return the clips that a table, a csv or a split names: of the first `limit` with `classes`, those of a shard.
 
     Raises
     ------
@@ -48,6 +59,9 @@ def read_clips(segments: Segments, classes: Sequence[str] = ()) -> list[Clip]:
     OptionError
         If `classes` are unknown, or asked for where rows have no labels.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     table, name = _read(segments)
     if classes:
         table = _of_classes(table, classes, name)
@@ -56,17 +70,20 @@ def read_clips(segments: Segments, classes: Sequence[str] = ()) -> list[Clip]:
         raise DatasetError(
             f"{name}: columns {', '.join(columns)}; expected start_s, end_s and ytid or url. Rename the columns"
         )
-    urls = table["url"].to_pylist() if "url" in columns else [None] * len(table)
-    ytids = table["ytid"].to_pylist() if "ytid" in columns else [_id_of(url) for url in urls]
-    found: dict[str, Clip] = {}
-    for row in zip(ytids, table["start_s"].to_pylist(), table["end_s"].to_pylist(), urls, strict=True):
-        clip = _checked(Clip(*row), name)
-        if found.setdefault(clip.key, clip) != clip:
-            raise DatasetError(
-                f"{name}: {clip.key} ends at {found[clip.key].end_s} and at {clip.end_s} s; expected one clip for each "
-                "id and start, by which files are named. Leave one of them out"
-            )
-    return list(found.values())
+    if "ytid" not in columns:
+        table = table.append_column("ytid", pa.array([_id_of(url) for url in table["url"].to_pylist()], pa.string()))
+    _check(table, name)
+    milliseconds = pc.cast(pc.round(pc.multiply(table["start_s"], 1000.0)), pa.int64())
+    table = table.append_column(
+        "key", pc.binary_join_element_wise(table["ytid"], pc.cast(milliseconds, pa.string()), "_")
+    )
+    table = _each_once(table, name)[:limit]
+    counted = pc.value_counts(pc.utf8_lower(table["key"]))
+    clashing = counted.field("values").filter(pc.greater(counted.field("counts"), 1)).to_pylist()
+    mine = table.take(list(range(shard[0] - 1, len(table), shard[1])))
+    urls = mine["url"].to_pylist() if "url" in columns else [None] * len(mine)
+    rows = zip(*(mine[column].to_pylist() for column in ("ytid", "start_s", "end_s")), urls, strict=True)
+    return Selection(tuple(Clip(*row) for row in rows), frozenset(clashing))
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -77,19 +94,13 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def stems(clips: Iterable[Clip], taken: Mapping[str, str]) -> dict[str, str]:
-    """Return the name of each clip's files without ending, by key.
+def stem(key: str, *, clashes: bool) -> str:
+    """Return the name of a clip's files without ending: the key.
 
-    It is the key, unless another key differs from it in nothing but case: among `clips`, or in `taken`, which has names
-    in lower case and whose they are. Such names end in `~` and their case in hexadecimal, so that they are different on
-    every disk, and the same whoever computes them.
+    One that differs from another key in nothing but case ends in `~` and its case in hexadecimal, so that names are
+    different on every disk, and the same whoever computes them.
     """
-    keys = [clip.key for clip in clips]
-    counted = Counter(key.lower() for key in keys)
-    return {
-        key: f"{key}~{_case(key):x}" if counted[key.lower()] > 1 or taken.get(key.lower(), key) != key else key
-        for key in keys
-    }
+    return f"{key}~{_case(key):x}" if clashes else key
 
 
 def _case(key: str) -> int:
@@ -132,23 +143,50 @@ def _begins_with_url(path: Path) -> bool:
 
 
 def _of_classes(table: Any, classes: Sequence[str], name: str) -> Any:
-    """The rows that have one of the classes, each given by display name or mid."""
+    """The rows that have one of the classes, or of those below them in the ontology."""
     if "mids" not in table.column_names:
         raise OptionError(f"--classes: {name} has no labels; expected AudioSet's segments. Leave --classes out")
-    from audioset.classes import class_list
+    from audioset.dataset.subset import select_classes
 
-    known = class_list("audioset527")
-    wanted = {known.mids[known.index(one)] for one in classes}
-    return table.filter([not wanted.isdisjoint(mids) for mids in table["mids"].to_pylist()])
+    return select_classes(table, classes)
 
 
-def _checked(clip: Clip, name: str) -> Clip:
-    if not isinstance(clip.ytid, str) or not _ID.fullmatch(clip.ytid):
-        raise DatasetError(f"{name}: id {clip.ytid!r}; expected letters, digits, - and _ only, as YouTube's ids have")
-    times = (clip.start_s, clip.end_s)
-    if not all(isinstance(time, int | float) and math.isfinite(time) for time in times) or not 0 <= times[0] < times[1]:
-        raise DatasetError(f"{name}: {clip.ytid} from {times[0]} to {times[1]} s; expected 0 ≤ start_s < end_s")
-    return clip
+def _check(table: Any, name: str) -> None:
+    """Raise DatasetError for the first row whose id cannot name a file, or whose times are none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        good_id = pc.match_substring_regex(table["ytid"], f"^{_ID}$")
+        good_times = pc.and_(pc.greater_equal(table["start_s"], 0.0), pc.less(table["start_s"], table["end_s"]))
+        good_times = pc.and_(good_times, pc.less(table["end_s"], _LONGEST_S))
+    except pa.ArrowException as error:
+        raise DatasetError(f"{name}: {error}; expected ytid as text, start_s and end_s as seconds") from error
+    for good, expected in (
+        (good_id, "letters, digits, - and _ only in an id, as YouTube's have"),
+        (good_times, "0 ≤ start_s < end_s"),
+    ):
+        bad = table.filter(pc.invert(pc.fill_null(good, False)))
+        if len(bad):
+            ytid, start_s, end_s = (bad[column][0].as_py() for column in ("ytid", "start_s", "end_s"))
+            raise DatasetError(f"{name}: {ytid!r} from {start_s} to {end_s} s; expected {expected}. Mend or delete it")
+
+
+def _each_once(table: Any, name: str) -> Any:
+    """The first row of each key; DatasetError where another has other ends, as files are named by the key."""
+    import pyarrow.compute as pc
+
+    if pc.count_distinct(table["key"]).as_py() == len(table):
+        return table
+    first: dict[str, tuple[int, float]] = {}
+    for row, (key, end_s) in enumerate(zip(table["key"].to_pylist(), table["end_s"].to_pylist(), strict=True)):
+        known = first.setdefault(key, (row, end_s))
+        if known[1] != end_s:
+            raise DatasetError(
+                f"{name}: {key} ends at {known[1]} and at {end_s} s; expected one clip for each id and start, by which "
+                "files are named. Leave one of them out"
+            )
+    return table.take([row for row, _ in first.values()])
 
 
 def _id_of(url: object) -> str:

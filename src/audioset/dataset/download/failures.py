@@ -69,6 +69,8 @@ def of_status(status: int, message: str, retry_after: str | None = None) -> Clip
         return ClipError("throttled", message, _seconds(retry_after))
     if status in (404, 410):
         return ClipError("removed", message)
+    if status == 451:  # unavailable for legal reasons
+        return ClipError("region", message)
     return ClipError("network", message, _seconds(retry_after))
 
 

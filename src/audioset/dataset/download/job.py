@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, cast
 
 from audioset._files import replacing, unwritable
-from audioset.dataset.download.clips import Clip, read_clips, stems
+from audioset.dataset.download.clips import Clip, Selection, select_clips, stem
 from audioset.dataset.download.extract import Extractor, Found, check_installed, read_cookies
 from audioset.dataset.download.failures import TEMPORARY, ClipError, Stopped
 from audioset.dataset.download.gate import Gate
@@ -114,7 +114,7 @@ def download_audio(
     options : DownloadOptions, optional
         What to make, and how.
     classes : sequence of str
-        Only segments with one of these labels, by display name or mid.
+        Only segments with one of these labels, or of those below them in the ontology; display names or mids.
     limit : int, optional
         Only the first so many segments (of all shards together).
     shard : (int, int)
@@ -146,7 +146,7 @@ def download_audio(
         raise OptionError(f"shard: {shard}; expected (I, N) with I from 1 to N")
     if limit is not None and limit < 1:
         raise OptionError(f"limit: {limit}; expected 1 or more")
-    clips = read_clips(segments, classes)[:limit]
+    selection = select_clips(segments, classes, limit, shard)
     cookies = read_cookies(options)
     place = Path(folder)
     try:
@@ -157,7 +157,7 @@ def download_audio(
     ledger = Ledger(place, shard, options.settings)
     try:
         job = _Job(place, ledger, options, cookies, shard, progress)
-        return job.run(clips, retry_failed=retry_failed)
+        return job.run(selection, retry_failed=retry_failed)
     finally:
         ledger.close()
 
@@ -199,25 +199,26 @@ class _Job:
     failed: int = 0
     audio_s: float = 0.0
 
-    def run(self, clips: Sequence[Clip], *, retry_failed: bool) -> DownloadSummary:
-        known = read_entries(self.folder)
-        taken = {Path(entry.file).stem.lower(): key for key, entry in known.items()}
-        names = stems(clips, taken)
-        mine = clips[self.shard[0] - 1 :: self.shard[1]]
+    def run(self, selection: Selection, *, retry_failed: bool) -> DownloadSummary:
+        spelled = {clip.key.lower() for clip in selection.clips}
+        known = read_entries(self.folder, spelled)
+        owners = {Path(entry.file).stem.lower(): key for key, entry in known.items()}
         tasks: list[_Task] = []
         skipped = 0
-        for clip in mine:
+        for clip in selection.clips:
             entry = known.get(clip.key)
             if entry is not None and entry.state == "done" and entry.end_s == clip.end_s and self._is_there(entry):
                 skipped += 1
             elif entry is None or not entry.permanent or retry_failed:
-                tasks.append(_Task(clip, names[clip.key]))
+                plain = clip.key.lower()
+                clashes = plain in selection.clashing or owners.get(plain, clip.key) != clip.key
+                tasks.append(_Task(clip, stem(clip.key, clashes=clashes)))
         self.ledger.expect((task.clip, f"{task.stem}.{self.options.format}") for task in tasks)
         self._total = len(tasks)
         if tasks:
             self._work(tasks)
-        now = read_entries(self.folder)
-        failures = [now[clip.key] for clip in mine if clip.key in now and now[clip.key].state != "done"]
+        now = read_entries(self.folder, spelled)
+        failures = [now[clip.key] for clip in selection.clips if now[clip.key].state != "done"]
         wall_s = time.monotonic() - self.began
         return DownloadSummary(
             self.folder, self.ledger.path, self.clips, skipped, tuple(failures), self.audio_s, wall_s

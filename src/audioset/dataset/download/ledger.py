@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +24,7 @@ _LOCKED_S: Final = 30.0  # how long to wait for another process that is writing
 _RANK: Final[Mapping[str, int]] = {"pending": 0, "failed": 1, "done": 2}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What a ledger knows of one clip.
 
@@ -180,8 +180,10 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def read_entries(folder: Path) -> dict[str, Entry]:
+def read_entries(folder: Path, spelled: Container[str] | None = None) -> dict[str, Entry]:
     """Return what the ledgers of a folder know, by key: of several entries a done one, else the latest.
+
+    With `spelled`, only of keys that are in it in lower case: there may be millions of others.
 
     Raises
     ------
@@ -192,6 +194,8 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     for path in ledgers_in(folder):
         with _reading(path) as db:
             for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM clips"):  # noqa: S608 - ours
+                if spelled is not None and row[0].lower() not in spelled:
+                    continue
                 entry = Entry(*row)
                 known = found.get(entry.key)
                 if known is None or _precedence(entry) > _precedence(known):

@@ -1,0 +1,175 @@
+"""The parts of a download that need no server, and reading parts of remote files."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from audioset.dataset.download import Entry, gate, parse_shard
+from audioset.dataset.download.clips import Clip, select_clips, stem
+from audioset.dataset.download.extract import Extractor, Media
+from audioset.dataset.download.failures import ClipError, Stopped, plain
+from audioset.dataset.download.gate import Gate
+from audioset.dataset.download.ledger import Ledger, ledger_name, read_entries
+from audioset.dataset.download.options import DownloadOptions
+from audioset.dataset.download.remote import BLOCK_BYTES, RemoteFile
+
+from ._media import MediaServer
+from .conftest import table
+
+
+def test_a_throttled_gate_pauses_twice_as_long_each_time_and_then_lets_one_through() -> None:
+    door = Gate()
+    now, lengths = 0.0, []
+    for _ in range(4):
+        door.pass_through(now)
+        door.refused(now, now, surely=True)
+        lengths.append(door.opens_at - now)
+        assert door.width == 1
+        now = door.opens_at
+    for length, i in zip(lengths, range(4), strict=True):
+        assert gate.FIRST_PAUSE_S * 2**i <= length <= gate.FIRST_PAUSE_S * 2**i * 1.5
+    door.well(now)
+    assert (door.pauses, door.width) == (0, float("inf"))
+
+
+def test_clips_under_way_when_a_pause_begins_make_it_no_longer_and_do_not_end_it() -> None:
+    door = Gate()
+    door.refused(10.0, 5.0, surely=True)
+    opens_at = door.opens_at
+    door.refused(10.1, 5.0, surely=True)
+    door.well(9.0)
+    assert (door.opens_at, door.pauses) == (opens_at, 1)
+
+
+def test_single_refusals_do_not_pause_but_several_in_a_row_do() -> None:
+    door = Gate()
+    for at in (1.0, 2.0):
+        door.refused(at, at, surely=False)
+    door.well(3.0)
+    for at in (4.0, 5.0):
+        door.refused(at, at, surely=False)
+    assert door.pauses == 0
+    door.refused(6.0, 6.0, surely=False)
+    assert door.pauses == 1
+
+
+def test_a_gate_waits_as_long_as_a_server_asks_and_gives_up_in_the_end() -> None:
+    door = Gate()
+    door.refused(0.0, 0.0, surely=True, wait_s=100.0)
+    assert door.opens_at >= 100.0
+    now = door.opens_at
+    for _ in range(gate.MAX_PAUSES - 1):
+        door.refused(now, now, surely=True)
+        now = door.opens_at
+    assert not door.exhausted
+    door.refused(now, now, surely=True)
+    assert door.exhausted
+
+
+def test_a_gate_keeps_clips_apart() -> None:
+    door = Gate(5.0)
+    door.pass_through(100.0)
+    assert door.opens_at == 105.0
+
+
+@pytest.mark.parametrize("text", ["1/1", " 3/20 ", "20/20"])
+def test_shards_are_read(text: str) -> None:
+    assert parse_shard(text) == tuple(map(int, text.split("/")))
+
+
+def test_keys_have_the_start_in_milliseconds() -> None:
+    assert Clip("abc", 4.0999, 5.0).key == "abc_4100"
+
+
+def test_names_that_differ_in_case_get_a_suffix_that_depends_on_nothing_else() -> None:
+    assert [stem(key, clashes=True) for key in ("aB_0", "Ab_0", "ab_0")] == ["aB_0~2", "Ab_0~1", "ab_0~0"]
+    assert stem("c_0", clashes=False) == "c_0"
+
+
+def test_names_that_clash_are_known_to_every_shard() -> None:
+    segments = table(("aB", 0.0, 1.0), ("Ab", 0.0, 1.0), ("c", 0.0, 1.0), ("Ab", 1.0, 2.0), ("c", 0.0, 1.0))
+    shares = [select_clips(segments, shard=(i, 2)) for i in (1, 2)]
+    assert [[clip.key for clip in share.clips] for share in shares] == [["aB_0", "c_0"], ["Ab_0", "Ab_1000"]]
+    assert [share.clashing for share in shares] == [{"ab_0"}, {"ab_0"}]  # a row that is there twice clashes with none
+    assert [clip.key for clip in select_clips(segments, limit=3, shard=(1, 2)).clips] == ["aB_0", "c_0"]
+
+
+@pytest.mark.parametrize(("url", "ytid"), [
+    ("https://www.youtube.com/watch?v=-0RWZT-miFs&t=3", "-0RWZT-miFs"),
+    ("https://youtu.be/-0RWZT-miFs", "-0RWZT-miFs"),
+    ("https://example.org/talk.mp3", hashlib.sha256(b"https://example.org/talk.mp3").hexdigest()[:11]),
+])  # fmt: skip
+def test_own_segments_are_named_by_their_address(tmp_path: Path, url: str, ytid: str) -> None:
+    path = tmp_path / "mine.parquet"
+    pyarrow.parquet.write_table(pa.table({"url": [url], "start_s": [1.0], "end_s": [2.5]}), path)
+    (clip,) = select_clips(path).clips
+    assert clip == Clip(ytid, 1.0, 2.5, url)
+
+
+def test_messages_hide_what_addresses_carry() -> None:
+    said = "ERROR: \x1b[0;31m[x] a:\x1b[0m failed https://media.example/v?sig=SECRET&ip=1.2.3.4 (caused by <X>)"
+    assert plain(said) == "[x] a: failed https://media.example/v?…"
+    assert len(plain("x" * 1000)) == 300
+
+
+def test_ledgers_are_read_together_with_what_is_done_first(tmp_path: Path) -> None:
+    clip = Clip("abc", 0.0, 1.0)
+    for shard in ((1, 1), (1, 2)):
+        ledger = Ledger(tmp_path, shard, {})
+        ledger.expect([(clip, "abc_0.flac")])
+        if shard == (1, 1):
+            ledger.done(clip.key, 10, None, 1.0)
+        else:
+            ledger.failed(clip.key, "network", "no", final=True)
+        ledger.close()
+    (entry,) = read_entries(tmp_path).values()
+    assert (entry.state, entry.bytes, entry.duration_s, entry.tries) == ("done", 10, 1.0, 1)
+    assert {path.name for path in tmp_path.glob("*.sqlite")} == {ledger_name((1, 1)), "ledger-1-of-2.sqlite"}
+
+
+def test_a_failure_is_permanent_by_its_reason() -> None:
+    entry = Entry("a_0", "a", 0.0, 1.0, None, "a_0.flac", "failed", "private")
+    assert entry.permanent
+    assert not Entry("a_0", "a", 0.0, 1.0, None, "a_0.flac", "failed", "network").permanent
+
+
+def remote_file(server: MediaServer, name: str, stop: threading.Event, seconds: float = 10.0) -> RemoteFile:
+    extractor = Extractor(DownloadOptions(timeout_s=5.0), None, stop)
+    file = extractor.open(Media(server.template.format(ytid=name), {}))
+    file._deadline = time.monotonic() + seconds
+    return file
+
+
+def test_a_remote_file_reads_as_a_local_one(server: MediaServer, rng: np.random.Generator) -> None:
+    content = rng.bytes(2 * BLOCK_BYTES + 1000)
+    served = server.serve("x", content)
+    file = remote_file(server, "x", threading.Event())
+    assert file.seek(-500, 2) == len(content) - 500
+    assert file.read(1000) == content[-500:]
+    assert file.read(10) == b""
+    assert file.seek(BLOCK_BYTES - 3) == file.tell() == BLOCK_BYTES - 3
+    assert file.read(6) == content[BLOCK_BYTES - 3 : BLOCK_BYTES + 3]
+    assert file.seek(4, 1) == BLOCK_BYTES + 7
+    assert file.read(BLOCK_BYTES * 5) == content[BLOCK_BYTES + 7 :]
+    assert len(served.asked) == 3
+    assert file.fetched_bytes == served.sent == len(content)
+    assert remote_file(server, "x", threading.Event()).seek(10**9) == 10**9
+
+
+def test_a_remote_file_stops_when_told_and_when_its_time_is_over(server: MediaServer) -> None:
+    server.serve("x", bytes(1000))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        remote_file(server, "x", stop).read(1)
+    with pytest.raises(ClipError, match="the time for one clip is over") as caught:
+        remote_file(server, "x", threading.Event(), seconds=-1.0).read(1)
+    assert caught.value.reason == "stalled"
