@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from audioset.dataset._layout import (
     FEATURES_SCHEMA,
-    FeatureRow,
+    FeatureRecord,
     _parse_known,
     batch_of,
     decode_row,
@@ -38,7 +38,7 @@ from ._released import (
 FRAME = bytes(range(128))
 
 
-def one_by_one(datas: list[bytes]) -> tuple[list[FeatureRow], list[int]]:
+def one_by_one(datas: list[bytes]) -> tuple[list[FeatureRecord], list[int]]:
     """The plain way: the rows, and which records are none."""
     rows, flaws = [], []
     for index, data in enumerate(datas):

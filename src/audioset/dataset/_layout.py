@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from audioset.errors import RecordError
+from audioset.postprocess import Pca, dequantize
 from audioset.records.tfrecord import Damage, Feature, RecordBlock, decode_example, map_entry, message
 
 EMBEDDING_DIM = 128
@@ -85,15 +86,39 @@ _ENTRIES = (_LABELS, _VIDEO_ID, _END, _START)
 _NO_LABELS = 12  # the length of an entry that has no list; one with a list of none has 14
 
 
-@dataclass(frozen=True)
-class FeatureRow:
-    """One record: its id, times, label indices int32 (labels,), and frames uint8 (frames, 128)."""
+@dataclass(frozen=True, eq=False)
+class FeatureRecord:
+    """The released features of one clip.
+
+    Attributes
+    ----------
+    video_id : str
+        The id of the YouTube video.
+    start_s, end_s : float
+        Where the clip is in it.
+    labels : ndarray of int32, shape (labels,)
+        Indices of its classes, in the order of the file.
+    embedding : ndarray of uint8, shape (frames, 128)
+        PCA-whitened, 8-bit embeddings of VGGish: in the released files one for each whole second.
+    """
 
     video_id: str
     start_s: float
     end_s: float
     labels: npt.NDArray[np.int32]
     embedding: npt.NDArray[np.uint8]
+
+    def components(self, *, half_bin: bool = False) -> npt.NDArray[np.float32]:
+        """The frames as PCA components in [−2, 2], float32 (frames, 128); see `audioset.postprocess.dequantize`."""
+        return dequantize(self.embedding, half_bin=half_bin)
+
+    def raw(self, pca: Pca, *, half_bin: bool = False) -> npt.NDArray[np.float32]:
+        """The frames as raw embeddings of VGGish, float32 (frames, 128), but for what 8 bits and clipping took away.
+
+        `pca` are the parameters that VGGish was published with: `audioset.load("vggish").pca`, or read from a file
+        with `audioset.weights`.
+        """
+        return pca.invert(self.components(half_bin=half_bin))
 
 
 def parse_blocks(blocks: Sequence[RecordBlock]) -> tuple[pa.RecordBatch, list[tuple[int, Damage]]]:
@@ -109,7 +134,7 @@ def parse_blocks(blocks: Sequence[RecordBlock]) -> tuple[pa.RecordBatch, list[tu
     known, batch = _parse_known(data, starts, stops)
     if len(known) == len(starts):
         return batch, []
-    others: dict[int, FeatureRow] = {}
+    others: dict[int, FeatureRecord] = {}
     flaws = []
     for index in np.setdiff1d(np.arange(len(starts)), known).tolist():
         try:
@@ -125,7 +150,7 @@ def parse_blocks(blocks: Sequence[RecordBlock]) -> tuple[pa.RecordBatch, list[tu
     return batch, flaws
 
 
-def decode_row(data: bytes) -> FeatureRow:
+def decode_row(data: bytes) -> FeatureRecord:
     """A record's data as a row, whatever encoder wrote it.
 
     Raises
@@ -147,7 +172,7 @@ def decode_row(data: bytes) -> FeatureRow:
     for index, frame in enumerate(frames):
         if len(frame) != 1 or not isinstance(frame[0], bytes) or len(frame[0]) != EMBEDDING_DIM:
             raise RecordError(f"{name}: frame {index} is {_shown(frame)}; expected one string of {EMBEDDING_DIM} bytes")
-    return FeatureRow(
+    return FeatureRecord(
         name,
         _time(name, example.context, "start_time_seconds"),
         _time(name, example.context, "end_time_seconds"),
@@ -156,7 +181,7 @@ def decode_row(data: bytes) -> FeatureRow:
     )
 
 
-def batch_of(rows: Sequence[FeatureRow]) -> pa.RecordBatch:
+def batch_of(rows: Sequence[FeatureRecord]) -> pa.RecordBatch:
     """Rows as a batch of `FEATURES_SCHEMA`."""
     columns = (
         [row.video_id for row in rows],

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from audioset._files import written_whole
-from audioset.dataset._layout import EMBEDDING_DIM, FEATURES_SCHEMA, parse_blocks
+from audioset.dataset._layout import EMBEDDING_DIM, FEATURES_SCHEMA, FeatureRecord, parse_blocks
 from audioset.dataset._sources import OnDamage, Source, read_blocks
 from audioset.errors import OptionError, RecordError
-from audioset.postprocess import Pca, dequantize
 from audioset.records.tfrecord import BLOCK_BYTES, Damage, RecordBlock, audio_record, write_record
 
 __all__ = [
@@ -29,41 +26,6 @@ __all__ = [
 ]
 
 _MAX_BATCH_BYTES = 1 << 26  # of embeddings; ten times a batch of the usual length
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureRecord:
-    """The released features of one clip.
-
-    Attributes
-    ----------
-    video_id : str
-        The id of the YouTube video.
-    start_s, end_s : float
-        Where the clip is in it.
-    labels : ndarray of int32, shape (labels,)
-        Indices of its classes, in the order of the file.
-    embedding : ndarray of uint8, shape (frames, 128)
-        PCA-whitened, 8-bit embeddings of VGGish: in the released files one for each whole second.
-    """
-
-    video_id: str
-    start_s: float
-    end_s: float
-    labels: npt.NDArray[np.int32]
-    embedding: npt.NDArray[np.uint8]
-
-    def components(self, *, half_bin: bool = False) -> npt.NDArray[np.float32]:
-        """The frames as PCA components in [−2, 2], float32 (frames, 128); see `audioset.postprocess.dequantize`."""
-        return dequantize(self.embedding, half_bin=half_bin)
-
-    def raw(self, pca: Pca, *, half_bin: bool = False) -> npt.NDArray[np.float32]:
-        """The frames as raw embeddings of VGGish, float32 (frames, 128), but for what 8 bits and clipping took away.
-
-        `pca` are the parameters that VGGish was published with: `audioset.load("vggish").pca`, or read from a file
-        with `audioset.weights`.
-        """
-        return pca.invert(self.components(half_bin=half_bin))
 
 
 def read_features(path: Source, *, on_damage: OnDamage | None = None) -> Iterator[FeatureRecord]:
