@@ -44,7 +44,8 @@ def check(stats: SegmentStats, segments: pa.Table) -> None:
     rows = [dict.fromkeys(mids) for mids in segments["mids"].to_pylist()]
     np.testing.assert_array_equal(stats.labels_a_clip, [len(row) for row in rows])
     classes = class_list("audioset527")
-    implied = {mid: ontology.propagate([mid], classes) if mid in known else (mid,) for row in rows for mid in row}
+    labels = {mid for row in rows for mid in row}
+    implied = {mid: ontology.propagate([mid], classes) if mid in known else (mid,) for mid in labels}
     propagated = [{other for mid in row for other in implied[mid]} for row in rows]
     np.testing.assert_array_equal(stats.propagated_a_clip, [len(row) for row in propagated])
     single = Counter(mid for row in rows for mid in row)

@@ -152,7 +152,7 @@ def subset(
 def _check_new(out: Path, segments: str, option: str, overwrite: bool) -> None:
     from audioset.errors import OptionError, OutputError
 
-    if os.path.exists(segments) and os.path.exists(out) and os.path.samefile(out, segments):
+    if os.path.exists(segments) and os.path.exists(out) and out.samefile(segments):
         raise OptionError(f"{option} {out}: the input itself; expected another name")
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out}: its folder does not exist; make it, or choose another name")
