@@ -14,7 +14,7 @@ NUM_COLOURS = 8
 
 # Room around the plotted area for ticks and labels.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 44
-_MIN_WIDTH = 480
+_MIN_SCALE = 0.7  # of letters, on narrow screens; charts are scrolled there
 _BAR_HEIGHT = 20
 _NAME_CHARACTERS = 28
 _CELL = 30
@@ -203,6 +203,6 @@ def _said(tick: float) -> str:
 
 def _svg(title: str, width: float, height: float, inside: str) -> str:
     """As wide as the page lets it be, with letters never larger than the page's, nor too small to read."""
-    widths = f"max-width:{width:.0f}px;min-width:{min(width, _MIN_WIDTH):.0f}px"
+    widths = f"max-width:{width:.0f}px;min-width:{width * _MIN_SCALE:.0f}px"
     box = f'viewBox="0 0 {width:.0f} {height:.0f}" style="{widths}"'
     return f'<svg {box} role="img" aria-label="{escape(title)}">{inside}</svg>'

@@ -189,7 +189,7 @@ def _confusion(evaluation: Evaluation) -> str:
     if len(names) <= _MAX_MATRIX:
         chart = _charts.matrix("confusion matrix", names, evaluation.confusion)
         parts.append("<p>Rows: the class of the clip; columns: the class it was given. Shade: share of the row.</p>")
-        parts.append(f'<figure class="matrix">{chart}</figure>')
+        parts.append(f"<figure>{chart}</figure>")
     wrong = counts * ~np.eye(len(names), dtype=bool)
     pairs = np.argwhere(wrong)
     pairs = pairs[np.argsort(-wrong[tuple(pairs.T)], kind="stable")][:_NUM_CONFUSIONS]
