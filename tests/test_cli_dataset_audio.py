@@ -67,7 +67,7 @@ def run(command: str, *arguments: object, status: int = 0) -> Result:
 
 def test_a_run_says_what_became_of_each_clip(server: MediaServer, segments: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    here = ("--url-template", server.template)
+    here = ("--url-template", server.template, "--jobs", 1)
     result = run("download-audio", segments, "-o", out, *here, "--report", tmp_path / "r.csv", status=1)
     assert "failed: gone_0: removed: the site answers 404 Not Found" in result.stderr
     assert "failed: speech_0: too_short: the video is 3.000 s long; the segment ends at 10.000 s" in result.stderr
@@ -91,7 +91,7 @@ def test_a_run_says_what_became_of_each_clip(server: MediaServer, segments: Path
 def test_status_sums_up_the_ledgers(server: MediaServer, segments: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for i in (1, 2):
-        here = ("--url-template", server.template, "--shard", f"{i}/2")
+        here = ("--url-template", server.template, "--shard", f"{i}/2", "--jobs", 1)
         run("download-audio", segments, "-o", out, *here, status=1)
     shown = run("download-status", out, "--report", tmp_path / "r.json").stdout
     assert "2 clips done (0:00:02), 2 failed, 0 pending; 2 ledgers" in shown
@@ -155,6 +155,7 @@ def test_defaults_equal_the_librarys() -> None:
         assert getattr(value, "value", value) == getattr(default, names.get(name, name)), name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_says_what_is_left(server: MediaServer, segments: Path, tmp_path: Path) -> None:
     held = threading.Event()
@@ -172,7 +173,7 @@ def test_ctrl_c_says_what_is_left(server: MediaServer, segments: Path, tmp_path:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said == "interrupted; 1 clips are there and 3 are left: the same command goes on from there\n"
+    assert said == "interrupted; 1 of 4 clips are done: the same command goes on with the rest\n"
     held.set()
     result = run("download-audio", segments, "-o", out, "--url-template", server.template, status=1)
     assert "1 clip → " in result.stderr
@@ -188,6 +189,7 @@ def slurm_script(folder: Path) -> Path:
     return script
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 def test_the_slurm_script_runs_every_shard_and_resumes(server: MediaServer, segments: Path, tmp_path: Path) -> None:
     script, out, programs = slurm_script(tmp_path), tmp_path / "out", tmp_path / "bin"

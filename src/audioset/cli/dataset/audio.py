@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
@@ -199,9 +200,11 @@ class _Bar:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("downloading", total=None, talk="")
+        self._began = time.perf_counter()
 
     def __call__(self, at: DownloadProgress) -> None:
-        talk = f"{at.clips:,} clips of {at.total:,}, {clock(at.audio_s)}"
+        a_minute = 60 * at.clips / max(time.perf_counter() - self._began, 1e-3)
+        talk = f"{at.clips:,} clips of {at.total:,}, {a_minute:.0f} a minute"
         talk += f", {at.failed:,} failed" if at.failed else ""
         talk += f"; the site asks to wait: {at.paused_s:.0f} s" if at.paused_s else ""
         self._progress.update(self._task, total=at.total, completed=at.clips + at.failed, talk=talk)
@@ -215,10 +218,8 @@ def _interrupted(out: Path) -> str:
         counts = read_status(out).counts
     except AudioSetError:  # it had not begun
         return "interrupted"
-    return (
-        f"interrupted; {counts['done']:,} clips are there and {counts['pending']:,} are left: the same command goes on "
-        "from there"
-    )
+    total = sum(counts.values())
+    return f"interrupted; {counts['done']:,} of {total:,} clips are done: the same command goes on with the rest"
 
 
 def _say(summary: DownloadSummary, report: Path | None, *, as_json: bool) -> None:

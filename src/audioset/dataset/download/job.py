@@ -245,16 +245,16 @@ class _Job:
         # Daemons, as one that hangs in a system call must not keep the program from ending.
         number = min(self.options.jobs, len(tasks))
         threads = [threading.Thread(target=worker.run, name=f"clip-{i}", daemon=True) for i in range(number)]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             self._dispatch(tasks, number, waiting, outcomes)
         finally:
             stop.set()
             for _ in threads:
                 waiting.put(None)
             until = time.monotonic() + _JOIN_S
-            for thread in threads:
+            for thread in filter(threading.Thread.is_alive, threads):
                 thread.join(max(0.0, until - time.monotonic()))
             shutil.rmtree(workspace, ignore_errors=True)
 
@@ -288,7 +288,9 @@ class _Job:
                 continue
             under_way -= 1
             delay_s = self._note(task, outcome, gate)
-            if delay_s is not None:
+            if delay_s == 0:
+                fresh.append(task)  # the end of the queue, so that a pause is followed by another clip
+            elif delay_s is not None:
                 order += 1
                 heapq.heappush(later, (time.monotonic() + delay_s, order, task))
         self._report(0.0)
