@@ -251,6 +251,8 @@ def _raise_for_line(body: bytes, path: Path, first: int, unknown_mids: UnknownMi
 
 def _fault(line: str, known: frozenset[str] | None) -> str | None:
     """What is wrong with a line, None if nothing; any mid will do without `known`."""
+    if line.count('"') % 2:
+        return "a quote without its other"
     try:
         cells = next(csv.reader([line], skipinitialspace=True, strict=True))
     except csv.Error as error:
