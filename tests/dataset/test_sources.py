@@ -268,6 +268,22 @@ def test_an_archive_cut_short_is_damage(tmp_path: Path, kept: int, letters: str,
     assert reason in damages[0].reason
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("x.tar.gz", b"", "holds nothing; expected shards, fetch or write it again"),
+        ("x.tfrecord.gz", gzip.compress(b"")[:-9], "ends at byte 11, within the compressed data"),
+        ("x.tar", tar({"read.me": b"no shard"}), "no shards in this archive; expected members ending in .tfrecord"),
+    ],
+)
+def test_an_archive_of_nothing_is_damage(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    damages: list[Damage] = []
+    assert read(tmp_path / name, damages) == []
+    assert len(damages) == 1
+    assert damages[0].reason.startswith(reason)
+
+
 def test_a_damaged_header_within_an_archive_is_not_its_end(tmp_path: Path) -> None:
     data = bytearray(ARCHIVE)
     data[1024 + 150] ^= 1

@@ -31,6 +31,7 @@ SUFFIXES = (".tfrecord", ".tfrecord.gz")
 """How shards are called: in folders and archives only these are read. A file that is named itself is always read."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_NEVER_EMPTY = (".gz", ".tgz", ".tar")  # unlike a shard, which may have no records
 _TAR_BLOCK_BYTES = 512
 _GZIP_WBITS = 31  # zlib's number for gzip's header and checksum
 _PIECE_BYTES = 1 << 15  # of compressed data; even of the emptiest content that is 32 MiB at most
@@ -140,8 +141,11 @@ def _shards(file: str, on_damage: OnDamage) -> Iterator[_Shard]:
         return
     with handle:
         stream = _Forward(_uncompressed(handle))
-        if _is_tar(stream.peek(_TAR_BLOCK_BYTES)):
+        head = stream.peek(_TAR_BLOCK_BYTES)
+        if _is_tar(head):
             yield from _members(stream, file, on_damage)
+        elif not head and file.endswith(_NEVER_EMPTY) and stream.damage is None:
+            on_damage(Damage(file, None, 0, "holds nothing; expected shards, fetch or write it again"))
         else:
             yield _Shard(None, cast(IO[bytes], stream), lambda: stream.damage is None)
         if stream.damage is not None:
@@ -158,6 +162,7 @@ def _is_tar(head: bytes) -> bool:
 
 def _members(stream: _Forward, file: str, on_damage: OnDamage) -> Iterator[_Shard]:
     """The shards of an archive; whatever ends it early is left in `stream.damage`."""
+    num_shards = 0
     try:
         with tarfile.TarFile(
             fileobj=cast(IO[bytes], stream), tarinfo=_Entry, encoding="utf-8", errors="backslashreplace"
@@ -166,6 +171,7 @@ def _members(stream: _Forward, file: str, on_damage: OnDamage) -> Iterator[_Shar
                 # Links, devices and pipes are no shards, whatever they are called; nor are hidden files.
                 if not entry.isreg() or not entry.name.endswith(".tfrecord") or Path(entry.name).name.startswith("."):
                     continue
+                num_shards += 1
                 if entry.issparse():
                     reason = "is stored with holes left out; expected a plain member. Pack it without `--sparse`"
                     on_damage(Damage(file, entry.name, 0, reason))
@@ -174,6 +180,8 @@ def _members(stream: _Forward, file: str, on_damage: OnDamage) -> Iterator[_Shar
                 yield _Shard(entry.name, cast(IO[bytes], member), lambda: stream.damage is None)
         while stream.read(_PIECE_BYTES):  # the checksum of compressed data comes last
             pass
+        if not num_shards and stream.damage is None:
+            on_damage(Damage(file, None, 0, "no shards in this archive; expected members ending in .tfrecord"))
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two for numbers that make no sense
         if stream.damage is None:
             stream.damage = _Broken(
