@@ -45,23 +45,24 @@ class MediaServer:
 
     def __init__(self) -> None:
         self.files: dict[str, Served] = {}
-        self.at_once = self.most_at_once = 0
+        self.parts_at_once = self.most_at_once = 0
         self._closing = threading.Event()
         self._lock = threading.Lock()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                part = self.headers.get("Range") is not None
                 with server._lock:
-                    server.at_once += 1
-                    server.most_at_once = max(server.most_at_once, server.at_once)
+                    server.parts_at_once += part
+                    server.most_at_once = max(server.most_at_once, server.parts_at_once)
                 try:
                     server._answer(self)
                 except OSError:
                     self.close_connection = True  # whoever asked has gone
                 finally:
                     with server._lock:
-                        server.at_once -= 1
+                        server.parts_at_once -= part
 
             def log_message(self, *_: object) -> None:
                 pass

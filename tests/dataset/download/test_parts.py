@@ -15,7 +15,7 @@ import pytest
 from audioset.dataset.download import Entry, gate, parse_shard
 from audioset.dataset.download.clips import Clip, select_clips, stem
 from audioset.dataset.download.extract import Extractor, Media
-from audioset.dataset.download.failures import ClipError, Stopped, plain
+from audioset.dataset.download.failures import ClipError, Stopped, of_status, plain
 from audioset.dataset.download.gate import Gate
 from audioset.dataset.download.ledger import Ledger, ledger_name, read_entries
 from audioset.dataset.download.options import DownloadOptions
@@ -112,6 +112,15 @@ def test_own_segments_are_named_by_their_address(tmp_path: Path, url: str, ytid:
     pyarrow.parquet.write_table(pa.table({"url": [url], "start_s": [1.0], "end_s": [2.5]}), path)
     (clip,) = select_clips(path).clips
     assert clip == Clip(ytid, 1.0, 2.5, url)
+
+
+def test_statuses_are_understood_and_waits_are_as_long_as_asked() -> None:
+    throttled = of_status(429, "answers 429", "7")
+    assert (throttled.reason, throttled.wait_s) == ("throttled", 7.0)
+    assert of_status(503, "x", "Sat, 21 Nov 2026 07:28:00 GMT").wait_s == 0.0
+    found = {status: of_status(status, "x").reason for status in (401, 403, 404, 410, 451, 500)}
+    expected = ("refused", "refused", "removed", "removed", "region", "network")
+    assert tuple(found.values()) == expected
 
 
 def test_messages_hide_what_addresses_carry() -> None:
