@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +143,8 @@ def test_each_failure_has_its_reason_and_stops_no_other(server: MediaServer, loc
         content_type="audio/mp4",
     )
     server.serve("nonsense", b"\x00\x01" * 50_000)
+    server.serve("listed", b"#EXTM3U\n#EXTINF:9,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n")
+    server.serve("login", b"<!DOCTYPE html><html>sign in</html>")
     server.serve("page", b"<html><body>no video here</body></html>", content_type="text/html")
     server.serve("whole_only", wav(noise(20.0)), ranges=False)
     names = ["missing", *server.files]
@@ -155,6 +158,8 @@ def test_each_failure_has_its_reason_and_stops_no_other(server: MediaServer, loc
         "dropped": "network",
         "cut_off": "damaged",
         "nonsense": "damaged",
+        "listed": "no_format",
+        "login": "refused",
         "page": "no_format",
         "whole_only": "no_format",
     }
@@ -298,14 +303,23 @@ def test_cookies_reach_page_and_media_and_are_noted_nowhere(server: MediaServer,
     assert all(secret.encode() not in path.read_bytes() for path in out.iterdir())
 
 
-def test_cookies_that_cannot_be_read_are_refused_at_once(local: Local, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"none\.txt: no such file"):
+def test_cookies_that_cannot_be_read_are_refused_at_once_and_shown_nowhere(
+    local: Local, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OptionError, match=r"none\.txt: cannot be read \(No such file"):
         download_audio(table(("abc", 0.0, 1.0)), tmp_path, local(cookies=tmp_path / "none.txt"))
     bad = tmp_path / "bad.txt"
-    bad.write_text("secret nonsense\n")
-    with pytest.raises(OptionError, match=r"bad\.txt: cannot be read") as caught:
-        download_audio(table(("abc", 0.0, 1.0)), tmp_path, local(cookies=bad))
-    assert "secret" not in str(caught.value)
+    for content, said in (
+        ("# Netscape HTTP Cookie File\nhost\tsecret nonsense\n", "line 2 is no cookie; expected a Netscape"),
+        ('[{"name": "session", "value": "secret"}]', "line 1 is no cookie"),
+        ("host\tFALSE\t/\tFALSE\tsecret\tsession\tsecret\n", "line 1 is no cookie"),
+        ("host\tFALSE\t/\tFALSE\t0\tsession\tsecret\n", "cannot be read"),  # no header
+    ):
+        bad.write_text(content)
+        with pytest.raises(OptionError, match=said) as caught:
+            download_audio(table(("abc", 0.0, 1.0)), tmp_path, local(cookies=bad))
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
+    assert "secret" not in "".join(capfd.readouterr())
     with pytest.raises(OptionError, match="lynx: expected BROWSER"):
         download_audio(table(("abc", 0.0, 1.0)), tmp_path, local(cookies_from_browser="lynx"))
 

@@ -23,6 +23,7 @@ from audioset.errors import AudioError
 TOLERANCE_S: Final = 0.25  # by which a clip may be shorter than asked: containers round, and codecs pad
 _LEAD_SAMPLES: Final = 512  # around what is resampled, at the lower rate; half of the VHQ filter is below 150
 _LOSSLESS: Final = ("flac", "alac", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be")
+_LISTS: Final = (b"#EXT", b"ffco", b"[pla")  # HLS, ffconcat, PLS
 _BY_LIBSNDFILE: Final = (b"RIFF", b"fLaC")  # formats in which FFmpeg's seeking is not exact and libsndfile's is
 
 
@@ -56,6 +57,8 @@ def cut_sound(file: BinaryIO, name: str, start_s: float, end_s: float, options: 
         try:
             source = _open(target, name, stack)
             sound = _cut(source, start_s, end_s, options)
+        except ClipError:
+            raise
         except Exception as error:  # the libraries raise much more than their own errors when a file is damaged
             _reraise(target)
             said = str(error).removeprefix(f"{name}: ") or type(error).__name__
@@ -92,6 +95,17 @@ def encoded(sound: Sound, options: DownloadOptions) -> bytes:
     return out.getvalue()
 
 
+def check_media(target: InPlace) -> bytes:
+    """Return the first four bytes; ClipError if they begin a page, or a list of files that FFmpeg would look for."""
+    begins = target.read(4)
+    target.seek(0)
+    if begins.lstrip()[:1] == b"<":
+        raise ClipError("refused", "the media server sends a page instead of media")
+    if begins in _LISTS:
+        raise ClipError("no_format", "the media are a list of pieces")
+    return begins
+
+
 class _Source:
     """A sound of which windows can be read, channels by channel."""
 
@@ -107,6 +121,8 @@ class _Source:
 class _SoundFile(_Source):
     def __init__(self, target: InPlace, stack: contextlib.ExitStack) -> None:
         self._file = stack.enter_context(soundfile.SoundFile(target))
+        if not 0 <= self._file.frames < 2**62:  # FLAC that was written to a pipe
+            raise soundfile.SoundFileRuntimeError("unknown length")
         self.rate_hz = self._file.samplerate
         self.bits = 16 if self._file.subtype in ("PCM_S8", "PCM_U8", "PCM_16", "ULAW", "ALAW") else 24
         self.duration_s = self._file.frames / self.rate_hz
@@ -146,10 +162,9 @@ class _FFmpeg(FFmpegDecoder, _Source):
 
 
 def _open(target: InPlace, name: str, stack: contextlib.ExitStack) -> _Source:
-    begins = target.read(4)
-    target.seek(0)
+    begins = check_media(target)
     if begins in _BY_LIBSNDFILE:
-        with contextlib.suppress(soundfile.LibsndfileError):
+        with contextlib.suppress(soundfile.SoundFileRuntimeError):
             return _SoundFile(target, stack)
         target.seek(0)
     return _FFmpeg(target, name, stack)

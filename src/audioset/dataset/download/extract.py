@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from yt_dlp import YoutubeDL
 
 _CLIP_TIMEOUTS: Final = 15  # that one clip may take in all
+_COOKIES_EXPECTED: Final = (
+    "expected a Netscape cookie file (seven fields a line, with tabs between), or a browser of this machine. "
+    "https://github.com/yt-dlp/yt-dlp/wiki/FAQ says how to export cookies"
+)
 _DIRECT: Final = "[protocol~='^https?$']"  # not playlists of pieces, which cannot be read at any place
 
 
@@ -66,20 +70,32 @@ def read_cookies(options: DownloadOptions) -> str | None:
     from yt_dlp.cookies import CookieLoadError, load_cookies
 
     browser = None if options.cookies_from_browser is None else _browser(options.cookies_from_browser)
-    if options.cookies is not None and not Path(options.cookies).is_file():
-        raise OptionError(f"--cookies {options.cookies}: no such file; expected a Netscape cookie file")
-    name = None if options.cookies is None else str(options.cookies)
+    file = None if options.cookies is None else io.StringIO(_cookie_file(Path(options.cookies)))
     text = io.StringIO()
     try:
         with closing(YoutubeDL(_quiet(options))) as ydl:
-            load_cookies(name, browser, ydl).save(text)
-    except (CookieLoadError, OSError, ValueError) as error:
-        where = f"--cookies-from-browser {options.cookies_from_browser}" if browser else f"--cookies {name}"
-        raise OptionError(
-            f"{where}: cannot be read; expected a Netscape cookie file, or a browser of this machine. "
-            "https://github.com/yt-dlp/yt-dlp/wiki/FAQ says how to export cookies"
-        ) from error
+            load_cookies(file, browser, ydl).save(text)
+    except (CookieLoadError, OSError, ValueError):
+        where = f"--cookies-from-browser {options.cookies_from_browser}" if browser else f"--cookies {options.cookies}"
+        raise OptionError(f"{where}: cannot be read; {_COOKIES_EXPECTED}") from None  # the cause may quote a cookie
     return text.getvalue()
+
+
+def _cookie_file(path: Path) -> str:
+    """The text of a cookie file of which every line is one; yt-dlp would print those that are not."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text"
+        raise OptionError(f"--cookies {path}: cannot be read ({reason}); {_COOKIES_EXPECTED}") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        cookie = line.removeprefix("#HttpOnly_")
+        if not cookie.strip() or cookie.startswith("#"):
+            continue
+        fields = cookie.split("\t")
+        if len(fields) != 7 or not re.fullmatch(r"(?:[0-9]+(?:\.[0-9]+)?)?", fields[4]):
+            raise OptionError(f"--cookies {path}: line {number} is no cookie; {_COOKIES_EXPECTED}")
+    return text
 
 
 class Extractor:

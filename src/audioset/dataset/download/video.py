@@ -13,7 +13,7 @@ import numpy as np
 import soxr
 
 from audioset._decode.base import InPlace
-from audioset.dataset.download.cut import Sound, pieces
+from audioset.dataset.download.cut import Sound, check_media, pieces
 from audioset.dataset.download.failures import ClipError, Stopped
 from audioset.errors import MissingExtraError
 
@@ -46,7 +46,9 @@ def cut_video(file: BinaryIO, start_s: float, end_s: float, sound: Sound, stop: 
     """
     target, out = InPlace(file), io.BytesIO()
     try:
-        with av.open(target, mode="r", metadata_errors="replace") as source:
+        check_media(target)
+        options = {"protocol_whitelist": "none"}  # nothing but what we hand to it
+        with av.open(target, mode="r", metadata_errors="replace", options=options) as source:
             if not source.streams.video:
                 raise ClipError("no_video", "it has no picture")
             with av.open(out, mode="w", format="mp4") as sink:
