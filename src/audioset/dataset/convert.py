@@ -249,7 +249,9 @@ def _open_tfrecords(source: Source, damaged: OnDamage, progress: Progress) -> Fe
                 flaws.append(block.damage(index, str(error)))
         for flaw in flaws:
             damaged(flaw)
-    raise RecordError(f"{source}: no record can be read; expected TFRecords of AudioSet's features or of YouTube-8M")
+    raise RecordError(
+        f"{_named(source)}: no record can be read; expected TFRecords of AudioSet's features or of YouTube-8M"
+    )
 
 
 def _youtube8m_rows(
@@ -521,6 +523,11 @@ def _check_output(path: Path, format: str, overwrite: bool) -> None:  # noqa: A0
             raise OutputError(f"{path}: exists already; expected the name of a new folder. Folders are never replaced")
     elif os.path.exists(path) and not overwrite:
         raise OutputError(f"{path}: exists already; expected a new file. Choose another name, or ask to overwrite it")
+
+
+def _named(source: Source) -> str:
+    several = [source] if isinstance(source, (str, os.PathLike)) else source
+    return ", ".join(os.fspath(path) for path in several)
 
 
 def _raise(damage: Damage) -> None:
