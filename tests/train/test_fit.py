@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from audioset.train.batches import BalancedOrder, Steps, UniformOrder, targets
 from audioset.train.config import Machine, TrainConfig
 from audioset.train.fit import Report, discard, fit, mixed_embeddings
 from audioset.train.head import Embedder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 DIM = 8
 ABC = ClassList(("a", "b", "c"), ("a", "b", "c"))
@@ -53,14 +54,6 @@ class InMemory:
 
     def name(self, index: int) -> str:
         return f"clip-{index}"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

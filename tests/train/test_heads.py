@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -13,17 +11,10 @@ from audioset.errors import OptionError
 from audioset.train import heads
 from audioset.train.heads import HEADS, HeadOptions, build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = HeadOptions(hidden=12, layers=2, dropout=0.3, clusters=5)
 DIM, CLASSES = 8, 6
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are ten times slower where threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

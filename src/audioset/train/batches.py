@@ -6,6 +6,7 @@ have seen, whatever the number of processes that load.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,12 +26,20 @@ _ORDER, _CLASSES, _CLIPS, _MIXUP = range(4)
 class Clips(Protocol):
     """Clips to learn from: frame embeddings and, for each clip, the columns of its classes."""
 
-    starts: Indices
-    """Where in `columns` those of each clip begin, shape (n + 1,)."""
-    columns: npt.NDArray[np.integer[Any]]
-    """Columns of the classes, clip after clip."""
-    num_classes: int
-    """Width of the targets."""
+    @property
+    def starts(self) -> Indices:
+        """Where in `columns` those of each clip begin, shape (n + 1,)."""
+        ...
+
+    @property
+    def columns(self) -> npt.NDArray[np.integer[Any]]:
+        """Columns of the classes, clip after clip."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the targets."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -76,7 +85,7 @@ class Batch:
 class UniformOrder:
     """Every clip once, in an order of its own each time round."""
 
-    def __init__(self, clips: Clips, seed: int) -> None:
+    def __init__(self, clips: Sized, seed: int) -> None:
         self._num = len(clips)
         self._seed = seed
         self._round: tuple[int, Indices] = (-1, np.empty(0, np.int64))

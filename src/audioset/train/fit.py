@@ -31,7 +31,8 @@ from audioset.train.config import Machine, TrainConfig
 from audioset.train.head import Embedder, Head, HeadNetwork
 
 METRIC: Final = "valid/mAP"
-# Frames that mean and deviation of the input are taken from.
+_STEPS_A_REPORT: Final = 10
+# Clips that mean and deviation of the input are taken from.
 _SAMPLED_CLIPS: Final = 10_000
 
 
@@ -44,9 +45,9 @@ class Report:
     step, num_steps : int
         Of all that may be run.
     loss : float or None
-        Of the last step.
+        Of this step; None in the report of a validation.
     mean_ap : float or None
-        Of the last validation.
+        Of the validation that this is the report of.
     best_mean_ap : float or None
         The best so far.
     """
@@ -222,7 +223,8 @@ class _Task(_running.Task):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self._report(float(outputs["loss"]) if self._progress is not None and batch_idx % 10 == 0 else None)
+        if self._progress is not None and batch_idx % _STEPS_A_REPORT == 0:  # reading the loss waits for a GPU
+            self._report(float(outputs["loss"]), None)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         scores = torch.sigmoid(self.network(batch.embeddings, batch.num_frames))
@@ -234,22 +236,15 @@ class _Task(_running.Task):
         self._scores.clear()
         self._targets.clear()
         self.log(METRIC, mean)  # the same in every process: each validates on all clips
-        self._report(None)
+        self._report(None, mean)
 
-    def _report(self, loss: float | None) -> None:
+    def _report(self, loss: float | None, mean_ap: float | None) -> None:
         if self._progress is None or not self.trainer.is_global_zero:
             return
-        config, seen = self._config, self.trainer.callback_metrics
-        best = next(call for call in self.trainer.callbacks if isinstance(call, ModelCheckpoint)).best_model_score  # type: ignore[attr-defined]
-        self._progress(
-            Report(
-                self.global_step,
-                config.epochs * config.epoch_steps,
-                loss,
-                float(seen[METRIC]) if METRIC in seen else None,
-                None if best is None else float(best),
-            )
-        )
+        kept = next(call for call in self.trainer.callbacks if isinstance(call, ModelCheckpoint)).best_model_score  # type: ignore[attr-defined]
+        scores = [score for score in (mean_ap, None if kept is None else float(kept)) if score is not None]
+        num_steps = self._config.epochs * self._config.epoch_steps
+        self._progress(Report(self.global_step, num_steps, loss, mean_ap, max(scores, default=None)))
 
 
 def mixed_embeddings(embeddings: Tensor, num_frames: Tensor, mix: Tensor, partner: Tensor) -> Tensor:

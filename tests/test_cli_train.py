@@ -1,0 +1,159 @@
+"""`audioset train` and `audioset evaluate`, as typed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from audioset.cli import app
+from audioset.cli.train import _HEADS, read_config
+from audioset.dataset.features import FeatureRecord, write_features
+from audioset.errors import OptionError, OutputError, WeightsError
+from audioset.evaluate import read_predictions
+from audioset.train.config import TrainConfig
+from audioset.train.head import Head
+from audioset.train.heads import HEADS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK = ["--head", "logistic", "--batch-size", "32", "--epoch-steps", "8", "--epochs", "6", "--lr", "0.2"]
+
+
+def features(path: Path, num: int, seed: int) -> str:
+    """Clips of three of AudioSet's classes, each with a dimension of its own."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for place in range(num):
+        label = int(rng.integers(3))
+        embedding = rng.integers(90, 166, (2, 128), dtype=np.uint8)
+        embedding[:, 10 * label : 10 * label + 3] = 250
+        records.append(FeatureRecord(f"{seed}-{place}", 0.0, 2.0, np.array([label], np.int32), embedding))
+    write_features(path, records)
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> tuple[str, str]:
+    return features(tmp_path / "train.tfrecord", 200, 0), features(tmp_path / "valid.tfrecord", 60, 1)
+
+
+def run(*arguments: Any, status: int = 0) -> Any:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result
+
+
+@pytest.fixture
+def head(tmp_path: Path, data: tuple[str, str]) -> Path:
+    out = tmp_path / "head.safetensors"
+    run("train", data[0], "--valid", data[1], "-o", out, *QUICK)
+    return out
+
+
+def test_a_head_is_trained_and_evaluated(tmp_path: Path, head: Path, data: tuple[str, str]) -> None:
+    trained = Head.load(head)
+    assert trained.kind == "logistic"
+    assert trained.notes["config"]["learning_rate"] == 0.2
+    told = run("evaluate", head, data[1], "--resamples", 20, "--report", tmp_path / "r.html",
+               "--predictions", tmp_path / "p.parquet")  # fmt: skip
+    assert "mAP" in told.stdout
+    assert "60 clips, 527 classes" in told.stdout
+    assert "524 classes without a positive clip" in told.stdout
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    stored = read_predictions(tmp_path / "p.parquet")
+    assert stored.ids[0] == "1-0"
+    assert stored.info["head"] == "logistic"
+
+    whole = json.loads(run("evaluate", head, data[1], "--resamples", 0, "--json").stdout)
+    again = json.loads(run("evaluate", tmp_path / "p.parquet", "--resamples", 0, "--json").stdout)
+    assert whole == again
+    assert whole["metrics"]["map"]["value"] > 0.9
+    assert whole["metrics"]["accuracy"]["value"] > 0.9
+
+
+def test_finished_outputs_are_kept(tmp_path: Path, head: Path, data: tuple[str, str]) -> None:
+    with pytest.raises(OutputError, match="exists already"):
+        run("train", data[0], "-o", head, *QUICK)
+    before = head.read_bytes()
+    run("train", data[0], "--valid", data[1], "-o", head, "--overwrite", *QUICK, "--seed", 5)
+    assert head.read_bytes() != before
+    (tmp_path / "r.html").touch()
+    with pytest.raises(OutputError, match="exists already"):
+        run("evaluate", head, data[1], "--report", tmp_path / "r.html")
+
+
+def test_another_configuration_does_not_continue_a_job(head: Path, data: tuple[str, str]) -> None:
+    head.unlink()
+    with pytest.raises(OutputError, match=r"head\.safetensors\.work: holds the checkpoints of a job with other seed"):
+        run("train", data[0], "--valid", data[1], "-o", head, *QUICK, "--seed", 1)
+    run("train", data[0], "--valid", data[1], "-o", head, *QUICK)  # the same goes on: nothing is left to do
+    assert head.is_file()
+
+
+def test_embeddings_of_another_kind_are_refused(tmp_path: Path, head: Path) -> None:
+    from audioset.dataset.convert import convert_features
+
+    write_features(
+        tmp_path / "x.tfrecord", [FeatureRecord("a", 0, 1, np.array([1], np.int32), np.zeros((1, 128), np.uint8))]
+    )
+    convert_features(tmp_path / "x.tfrecord", tmp_path / "x.arrow")
+    data = (tmp_path / "x.arrow").read_bytes()
+    (tmp_path / "y.arrow").write_bytes(data.replace(b'"model": "vggish"', b'"model": "yamnet"'))
+    with pytest.raises(WeightsError, match=r"y\.arrow: embeddings of yamnet .*this head expects vggish"):
+        run("evaluate", head, tmp_path / "y.arrow")
+
+
+def test_a_config_file_gives_what_the_command_line_does_not(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("head: moe\nseed: 4\nlearning_rate: 0.01\n")
+    (tmp_path / "c.json").write_text('{"head": "moe", "seed": 4, "learning_rate": 0.01}')
+    for name in ("c.yaml", "c.json"):
+        assert read_config(tmp_path / name, {"seed": 9}) == TrainConfig(head="moe", seed=9, learning_rate=0.01)
+    assert read_config(None, {}) == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hed: moe", "'hed' is no option"),
+        ("- 1", "holds a list"),
+        ("a: [", "cannot be read as YAML"),
+        ("", "holds a NoneType"),
+    ],
+)
+def test_config_files_that_are_wrong_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(OptionError, match=message):
+        read_config(tmp_path / "c.yaml", {})
+
+
+def test_predictions_without_labels_cannot_be_evaluated(tmp_path: Path) -> None:
+    from audioset.classes import class_list
+    from audioset.evaluate import PredictionBatch, write_predictions
+
+    batch = PredictionBatch(("a",), np.zeros((1, 521), np.float32))
+    write_predictions(tmp_path / "p.parquet", class_list("yamnet521"), [batch])
+    with pytest.raises(OptionError, match=r"p\.parquet: has scores and no labels"):
+        run("evaluate", tmp_path / "p.parquet")
+
+
+def test_the_help_tells_every_head_and_every_default() -> None:
+    assert tuple(HEADS) == _HEADS
+    defaults = TrainConfig()
+    shown = {
+        option.name: option.show_default
+        for option in typer.main.get_command(app).commands["train"].params  # type: ignore[attr-defined]
+    }
+    said = {True: "balanced"}
+    for field in fields(TrainConfig):
+        value = getattr(defaults, field.name)
+        if field.name in shown:
+            assert shown[field.name] == said.get(value, f"{value:g}" if isinstance(value, float) else str(value))
