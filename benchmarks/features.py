@@ -1,11 +1,13 @@
-"""How fast released features are read and converted on one core, beside TensorFlow; and peak memory.
+"""How fast released features are read, converted and given in batches on one core, beside TensorFlow; and peak memory.
 
     python benchmarks/features.py [--megabytes 200] [--repeats 5] [--tensorflow PYTHON] [--json OUT]
 
 Shards are made in a temporary folder as the released ones are: 132 clips each, nearly all of ten frames, bytes as
 spread and as hard to compress. Each repeat runs every job once, in a process of its own that may use one core only;
 what is timed starts after the imports, with the files in the page cache. Rates are of TFRecord bytes before any
-compression, also by the seconds on the processor, which other programs disturb less. Ratios are taken within a repeat,
+compression, also by the seconds on the processor, which other programs disturb less. For random batches of
+the converted file every clip is asked for once, and rates are of the embeddings they hold; the file is mapped anew, so
+that these include the faults of its pages. Ratios are taken within a repeat,
 so that a machine whose speed drifts does not decide them; medians are printed. `--tensorflow` names a Python
 interpreter that has TensorFlow, which then reads the same shards with `tf.data.TFRecordDataset` and
 `tf.io.parse_single_sequence_example`.
@@ -14,7 +16,6 @@ interpreter that has TensorFlow, which then reads the same shards with `tf.data.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -26,6 +27,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from audioset.dataset.convert import convert_features
+from audioset.dataset.features import EMBEDDING_DIM
 
 RECORDS_A_SHARD = 132
 ORDERS = (  # of the context, as in the released files
@@ -81,6 +85,14 @@ import pyarrow.parquet
 from audioset.dataset.convert import convert_features
 def run():
     convert_features(source, folder + "/out.{suffix}", overwrite=True)
+"""
+DATASET = """
+import numpy as np
+from audioset.dataset.feature_dataset import FeatureDataset
+def run():
+    dataset = FeatureDataset(source)
+    order = np.random.default_rng(0).permutation(len(dataset))
+    return sum(int(dataset.batch(order[at : at + {size}]).num_frames.sum()) for at in range(0, len(order), {size}))
 """
 TENSORFLOW = """
 import glob
@@ -165,11 +177,14 @@ def main() -> None:
             "batches, tar.gz": (sys.executable, BATCHES, archive),
             "records, shards": (sys.executable, RECORDS, shards),
         }
-        if importlib.util.find_spec("audioset.dataset.convert"):
-            for suffix in ("arrow", "parquet"):
-                code = CONVERT.replace("{suffix}", suffix)
-                jobs[f"convert to {suffix}, shards"] = (sys.executable, code, shards)
-                jobs[f"convert to {suffix}, tar.gz"] = (sys.executable, code, archive)
+        for suffix in ("arrow", "parquet"):
+            code = CONVERT.replace("{suffix}", suffix)
+            jobs[f"convert to {suffix}, shards"] = (sys.executable, code, shards)
+            jobs[f"convert to {suffix}, tar.gz"] = (sys.executable, code, archive)
+        convert_features(shards, folder / "all.arrow")
+        by_index = {f"random batches of {size}": size for size in (64, 256, 1024)}
+        for title, size in by_index.items():
+            jobs[title] = (sys.executable, DATASET.replace("{size}", str(size)), folder / "all.arrow")
         if options.tensorflow:
             jobs["TensorFlow, shards"] = (options.tensorflow, TENSORFLOW, shards)
         runs = [
@@ -180,17 +195,19 @@ def main() -> None:
 
     seen = {found for run in runs for *_, found in run.values() if found is not None}
     assert len(seen) == 1, f"the jobs saw different numbers of frames: {seen}"
+    num_frames = seen.pop()
     result: dict[str, object] = {
         "machine": platform.machine(),
         "tfrecord_mb": round(num_bytes / 1e6, 1),
         "compressed_to": round(ratio_of_gzip, 3),
-        "frames": seen.pop(),
+        "frames": num_frames,
     }
     reference = "TensorFlow, shards" if options.tensorflow else None
     for title in jobs:
+        done = num_frames * EMBEDDING_DIM if title in by_index else num_bytes
         result[title] = {
-            "mb_per_s": round(num_bytes / 1e6 / statistics.median(run[title][0] for run in runs)),
-            "mb_per_cpu_s": round(num_bytes / 1e6 / statistics.median(run[title][1] for run in runs)),
+            "mb_per_s": round(done / 1e6 / statistics.median(run[title][0] for run in runs)),
+            "mb_per_cpu_s": round(done / 1e6 / statistics.median(run[title][1] for run in runs)),
             "peak_rss_mb": round(statistics.median(run[title][2] or 0 for run in runs)),
         }
         if reference:

@@ -38,14 +38,14 @@ _Places: TypeAlias = tuple[_Ints, _Ints]
 _ARROW_MAGIC = b"ARROW1"
 _PARQUET_MAGIC = b"PAR1"
 _SPARE_BYTES = 64 << 20  # left on the disk of the cache
-# The columns' buffers that rows are found through: where lists begin, and their values.
-_BUFFERS = {
-    "video_id": ("offsets", "values"),
-    "start_s": ("values",),
-    "end_s": ("values",),
-    "labels": ("offsets", "values"),
-    "num_frames": ("values",),
-    "embedding": ("offsets", "values"),
+# The buffers that rows are found through, and what is in them: where lists begin, and values.
+_BUFFERS: dict[str, dict[str, type[np.generic]]] = {
+    "video_id": {"offsets": np.int32, "values": np.uint8},
+    "start_s": {"values": np.float32},
+    "end_s": {"values": np.float32},
+    "labels": {"offsets": np.int32, "values": np.int32},
+    "num_frames": {"values": np.int32},
+    "embedding": {"offsets": np.int64, "values": np.uint8},
 }
 
 
@@ -300,18 +300,22 @@ class _Table:
             reader = pa.ipc.open_file(pa.py_buffer(mapped))
             self.info = FeaturesInfo.of(reader.schema, path)
             batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-            places = [(len(batch), *self._buffers(batch)) for batch in batches if len(batch)]
+            places = [(len(batch), *self._positions(batch)) for batch in batches if len(batch)]
         except RecordError:
             raise
         except parts.damage() as error:
             raise _damaged(path, str(error)) from error
-        names = [(column, buffer) for column, buffers in _BUFFERS.items() for buffer in buffers]
-        lengths, *columns = np.array(places, np.int64).reshape(-1, 1 + len(names)).T
+        kinds = {(column, buffer): kind for column, of in _BUFFERS.items() for buffer, kind in of.items()}
+        lengths, *starts = np.array(places, np.int64).reshape(-1, 1 + len(kinds)).T
         self._first_rows = _offsets(lengths)
-        self._buffers_of: dict[tuple[str, str], _Ints] = dict(zip(names, columns, strict=True))
+        # Each buffer as the whole file of its type of numbers, and where in that it starts in each batch.
+        self._buffers = {
+            name: (self._as(kind), start // np.dtype(kind).itemsize)
+            for (name, kind), start in zip(kinds.items(), starts, strict=True)
+        }
         self.num_rows = int(self._first_rows[-1])
 
-    def _buffers(self, batch: pa.RecordBatch) -> Iterator[int]:
+    def _positions(self, batch: pa.RecordBatch) -> Iterator[int]:
         """Where in the file a batch's buffers are, after making sure that all of it is as its columns say."""
         batch.validate(full=True)
         for name, wanted in _BUFFERS.items():
@@ -343,55 +347,55 @@ class _Table:
 
     def numbers(self, column: str, at: _Places) -> npt.NDArray[Any]:
         """The values of a column of numbers."""
-        dtype = np.int32 if column == "num_frames" else np.float32
-        return self._items(dtype, (column, "values"), at)
+        return self._items(column, "values", at)
 
     def labels(self, at: _Places) -> Labels:
         """The labels of rows."""
-        starts, counts = self._extents("labels", np.int32, 4, at)
-        return Labels(_offsets(counts), self._as(np.int32)[_runs(starts // 4, counts)])
+        firsts, counts = self._extents("labels", at)
+        return Labels(_offsets(counts), self._buffers["labels", "values"][0][_runs(firsts, counts)])
 
     def video_ids(self, at: _Places) -> npt.NDArray[np.object_]:
         """The ids of rows."""
-        starts, counts = self._extents("video_id", np.int32, 1, at)
+        firsts, counts = self._extents("video_id", at)
         if counts.size and counts.min() == counts.max() > 0:  # as those of videos are
-            text: npt.NDArray[Any] = _windows(self.bytes, int(counts[0]))[starts]
+            text: npt.NDArray[Any] = _windows(self.bytes, int(counts[0]))[firsts]
         else:
-            text = self.bytes[_runs(starts, counts)]
-        ids = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(_offsets(counts)), pa.py_buffer(text))
+            text = self.bytes[_runs(firsts, counts)]
+        ids = pa.LargeStringArray.from_buffers(len(firsts), pa.py_buffer(_offsets(counts)), pa.py_buffer(text))
         found: npt.NDArray[np.object_] = ids.to_numpy(zero_copy_only=False)
         return found
 
-    def _as(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    def _as(self, kind: type[np.generic]) -> npt.NDArray[Any]:
         """The whole file as numbers."""
-        kind = np.dtype(dtype)
-        return self.bytes[: self.bytes.size // kind.itemsize * kind.itemsize].view(kind)
+        size = np.dtype(kind).itemsize
+        return self.bytes[: self.bytes.size // size * size].view(kind)
 
-    def _items(self, dtype: npt.DTypeLike, buffer: tuple[str, str], at: _Places) -> npt.NDArray[Any]:
+    def _items(self, column: str, buffer: str, at: _Places) -> npt.NDArray[Any]:
         batches, places = at
-        found: npt.NDArray[Any] = self._as(dtype)[
-            self._buffers_of[buffer][batches] // np.dtype(dtype).itemsize + places
-        ]
+        file, firsts = self._buffers[column, buffer]
+        found: npt.NDArray[Any] = file[firsts[batches] + places]
         return found
 
-    def _extents(self, column: str, dtype: npt.DTypeLike, item_bytes: int, at: _Places) -> tuple[_Ints, _Ints]:
-        """The byte of the file at which each row's value begins, and how many items it has; offsets are of `dtype`."""
+    def _extents(self, column: str, at: _Places) -> tuple[_Ints, _Ints]:
+        """Where in the file, in items of its values, each row of a column of lists begins, and how many it has."""
         batches, places = at
-        starts = self._items(dtype, (column, "offsets"), at).astype(np.int64)
-        stops = self._items(dtype, (column, "offsets"), (batches, places + 1))
-        return self._buffers_of[column, "values"][batches] + starts * item_bytes, stops - starts
+        starts = self._items(column, "offsets", at)
+        counts = self._items(column, "offsets", (batches, places + 1)) - starts
+        return self._buffers[column, "values"][1][batches] + starts, counts
 
     def frames(self, at: _Places, num_frames: int | None) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
         """Embeddings side by side, and how many frames of each clip they hold."""
         frame_bytes = self.info.frame_bytes
-        starts, lengths = self._extents("embedding", np.int64, 1, at)
+        starts, lengths = self._extents("embedding", at)
         counts = lengths // frame_bytes
         longest = int(counts.max(initial=0)) if num_frames is None else num_frames
         np.minimum(counts, longest, out=counts)
         # What comes after a short clip in the file is copied with it, and overwritten: one kind of copy for all.
         found = self._copied(starts, longest * frame_bytes).reshape(len(starts), longest, frame_bytes)
-        if counts.size and counts.min() < longest:
-            found[np.arange(longest) >= counts[:, np.newaxis]] = 0
+        short = np.flatnonzero(counts < longest)
+        if short.size:
+            clips, frames = np.nonzero(np.arange(longest) >= counts[short, np.newaxis])
+            found[short[clips], frames] = 0
         return found.view(self.info.dtype), counts.astype(np.int32)
 
     def _copied(self, starts: _Ints, width: int) -> npt.NDArray[np.uint8]:
@@ -414,14 +418,14 @@ class _Table:
     def record(self, row: int) -> FeatureRecord:
         """A clip, its arrays views of the file."""
         at = self.locate(np.array([row]))
-        (start,), (length,) = self._extents("embedding", np.int64, 1, at)
-        (first,), (num_labels,) = self._extents("labels", np.int32, 4, at)
+        (start,), (length,) = self._extents("embedding", at)
+        (first,), (num_labels,) = self._extents("labels", at)
         frames = self.bytes[start : start + length].view(self.info.dtype).reshape(-1, self.info.embedding_dim)
         return FeatureRecord(
             str(self.video_ids(at)[0]),
             float(self.numbers("start_s", at)[0]),
             float(self.numbers("end_s", at)[0]),
-            self.bytes[first : first + num_labels * 4].view(np.int32),
+            self._buffers["labels", "values"][0][first : first + num_labels],
             frames,
         )
 
