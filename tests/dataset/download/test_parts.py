@@ -102,6 +102,18 @@ def test_names_that_clash_are_known_to_every_shard() -> None:
     assert [clip.key for clip in select_clips(segments, limit=3, shard=(1, 2)).clips] == ["aB_0", "c_0"]
 
 
+def test_shares_of_a_published_split_are_disjoint_and_complete(data_dir: Path) -> None:
+    path = data_dir / "audioset" / "balanced_train_segments.csv"
+    shares = [select_clips(path, shard=(i, 7)) for i in range(1, 8)]
+    keys = [clip.key for share in shares for clip in share.clips]
+    assert len(keys) == len(set(keys)) == 22_160
+    assert max(len(share.clips) for share in shares) - min(len(share.clips) for share in shares) == 1
+    assert sum(key.startswith("-") for key in keys) == 459
+    assert {share.clashing for share in shares} == {frozenset()}
+    dogs = select_clips(path, ["Dog"], limit=5).clips
+    assert len(dogs) == 5
+
+
 @pytest.mark.parametrize(("url", "ytid"), [
     ("https://www.youtube.com/watch?v=-0RWZT-miFs&t=3", "-0RWZT-miFs"),
     ("https://youtu.be/-0RWZT-miFs", "-0RWZT-miFs"),
