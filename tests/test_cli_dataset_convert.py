@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,18 @@ def test_several_shards_may_be_named(folder: Path, tmp_path: Path) -> None:
     assert run("convert", folder / "a.tfrecord", folder / "b.tfrecord", "-o", tmp_path / "x.parquet")[0] == 0
     assert run("convert", tmp_path / "x.parquet", "-o", tmp_path / "back")[0] == 0
     assert len(list(read_features(tmp_path / "back"))) == 20
+
+
+def test_only_some_shards_of_an_archive_may_be_taken(folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "features.tar.gz", "w:gz") as archive:
+        archive.add(folder, "v1/eval")
+        archive.add(folder, "v1/bal_train")
+    one, all_ = tmp_path / "one.arrow", tmp_path / "all.arrow"
+    run("convert", tmp_path / "features.tar.gz", "-o", one, "--only", "eval/*")
+    run("convert", tmp_path / "features.tar.gz", "-o", all_, "--only", "eval/*", "--only", "bal_train/*")
+    assert 2 * len(FeatureDataset(one)) == len(FeatureDataset(all_)) > 0
+    with pytest.raises(OptionError, match=r"one\.arrow: a table has no shards"):
+        run("convert", one, "-o", tmp_path / "again.arrow", "--only", "eval/*")
 
 
 def test_damage_is_named_and_ends_with_status_1(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import gzip
 import io
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,9 @@ from ._released import framed
 ONE, TWO, THREE = framed([b"a" * 50, b"b" * 60]), framed([b"c" * 70]), framed([b"d" * 80])
 
 
-def read(source: object, damages: list[Damage] | None = None) -> list[str]:
+def read(source: object, damages: list[Damage] | None = None, only: Sequence[str] = ()) -> list[str]:
     """The first letter of every record."""
-    blocks = read_blocks(source, None if damages is None else damages.append)  # type: ignore[arg-type]
+    blocks = read_blocks(source, None if damages is None else damages.append, only=only)  # type: ignore[arg-type]
     return [chr(block.record(index)[0]) for block in blocks for index in range(len(block.starts))]
 
 
@@ -61,6 +61,24 @@ def test_a_folder_gives_every_shard_below_it_sorted(folder: Path) -> None:
     assert [os.path.relpath(file, folder) for file in find_files(folder)] == [
         "b.tfrecord", str(Path("train/-x.tfrecord")), str(Path("train/aA.tfrecord.gz")),
     ]  # fmt: skip
+
+
+def test_of_folders_and_archives_only_shards_that_match_are_read(folder: Path) -> None:
+    assert read(folder, only=["train/*"]) == ["c", "d"]
+    assert read(folder, only=["a*.gz", "b.*"]) == ["a", "b", "d"]
+    assert read(folder / "b.tfrecord", only=["train/*"]) == ["a", "b"]  # named itself
+    assert read(f"{folder}/t*", only=["-x.tfrecord"]) == ["c"]
+    with pytest.raises(RecordError, match=r"no shards in this folder that match 'test/\*' or 'x'; expected"):
+        read(folder, only=["test/*", "x"])
+    with pytest.raises(RecordError, match=r"no file matches this pattern and 'x'"):
+        read(f"{folder}/t*", only=["x"])
+
+    archive = folder / "features.tar"
+    archive.write_bytes(tar({"v1/train/-x.tfrecord": ONE, "v1/eval/-x.tfrecord": TWO, "v1/Eval/-x.tfrecord": THREE}))
+    assert read(archive, only=["eval/*"]) == ["c"]
+    assert read(archive, only=["v1/Eval/*", "train/*"]) == ["a", "b", "d"]
+    with pytest.raises(RecordError, match=r"no shards in this archive that match 'eval'; expected"):
+        read(archive, only=["eval"])
 
 
 def test_patterns_and_lists_keep_their_order_without_repetition(folder: Path) -> None:

@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 from audioset.errors import RecordError
@@ -37,7 +37,9 @@ _GZIP_WBITS = 31  # zlib's number for gzip's header and checksum
 _PIECE_BYTES = 1 << 15  # of compressed data; even of the emptiest content that is 32 MiB at most
 
 
-def read_blocks(source: Source, on_damage: OnDamage | None = None) -> Iterator[RecordBlock]:
+def read_blocks(
+    source: Source, on_damage: OnDamage | None = None, *, only: Sequence[str] = ()
+) -> Iterator[RecordBlock]:
     """The records of every shard of a source, in blocks, in sorted order, in that of an archive within it.
 
     Parameters
@@ -49,6 +51,8 @@ def read_blocks(source: Source, on_damage: OnDamage | None = None) -> Iterator[R
     on_damage : callable, optional
         Given a `Damage` for whatever cannot be read, after which the rest goes on: with the next record where one does
         not match its checksum, else with the next shard. By default the first damage is raised.
+    only : sequence of str
+        Patterns such as `eval/*`: of folders and archives, read only shards whose name, or its last parts, match one.
 
     Raises
     ------
@@ -56,21 +60,22 @@ def read_blocks(source: Source, on_damage: OnDamage | None = None) -> Iterator[R
         At once: a file or folder does not exist, a folder holds no shards, a pattern matches nothing. While
         iterating: at damage, unless `on_damage` is given.
     """
-    return _blocks(find_files(source), on_damage or _raise)
+    return _blocks(find_files(source, only=only), on_damage or _raise, only)
 
 
-def find_files(source: Source) -> list[str]:
+def find_files(source: Source, *, only: Sequence[str] = ()) -> list[str]:
     """The files that a source stands for, each once; see `read_blocks`."""
     several = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    return list(dict.fromkeys(file for path in several for file in _find(os.fspath(path))))
+    return list(dict.fromkeys(file for path in several for file in _find(os.fspath(path), only)))
 
 
-def _find(path: str) -> list[str]:
+def _find(path: str, only: Sequence[str]) -> list[str]:
     if os.path.isdir(path):
-        found = _below(path)
+        found = _below(path, only)
         if not found:
+            matching = f" that match {_listed(only)}" if only else ""
             raise RecordError(
-                f"{path}: no shards in this folder; expected names ending in {' or '.join(SUFFIXES)}. "
+                f"{path}: no shards in this folder{matching}; expected names ending in {' or '.join(SUFFIXES)}. "
                 "Name files with other endings themselves"
             )
         return found
@@ -81,14 +86,15 @@ def _find(path: str) -> list[str]:
     found = [
         file
         for match in sorted(glob.iglob(path, recursive=True))
-        for file in (_below(match) if os.path.isdir(match) else [match])
+        for file in (_below(match, only) if os.path.isdir(match) else [match])
     ]
     if not found:
-        raise RecordError(f"{path}: no file matches this pattern. Check it with `ls {path}`")
+        matching = f" and {_listed(only)}" if only else ""
+        raise RecordError(f"{path}: no file matches this pattern{matching}. Check it with `ls {path}`")
     return found
 
 
-def _below(folder: str) -> list[str]:
+def _below(folder: str, only: Sequence[str]) -> list[str]:
     found = []
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
@@ -99,7 +105,16 @@ def _below(folder: str) -> list[str]:
         seen.add(real)
         # Hidden files are what downloads and copies leave behind.
         found += [str(Path(parent, name)) for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
-    return sorted(found)
+    return sorted(file for file in found if _is_wanted(file, only))
+
+
+def _is_wanted(name: str, only: Sequence[str]) -> bool:
+    """Whether a shard's name, or its last parts, match one of the patterns, if there are any."""
+    return not only or any(PurePosixPath(Path(name).as_posix()).match(pattern) for pattern in only)
+
+
+def _listed(patterns: Sequence[str]) -> str:
+    return " or ".join(map(repr, patterns))
 
 
 def _refuse(error: OSError) -> None:
@@ -113,9 +128,9 @@ def _raise(damage: Damage) -> None:
     raise RecordError(str(damage))
 
 
-def _blocks(files: Sequence[str], on_damage: OnDamage) -> Iterator[RecordBlock]:
+def _blocks(files: Sequence[str], on_damage: OnDamage, only: Sequence[str]) -> Iterator[RecordBlock]:
     for file in files:
-        for shard in _shards(file, on_damage):
+        for shard in _shards(file, on_damage, only):
             for found in record_blocks(shard.stream, file, shard.member):
                 if isinstance(found, RecordBlock):
                     yield found
@@ -132,7 +147,7 @@ class _Shard:
     whole: Callable[[], bool]
 
 
-def _shards(file: str, on_damage: OnDamage) -> Iterator[_Shard]:
+def _shards(file: str, on_damage: OnDamage, only: Sequence[str]) -> Iterator[_Shard]:
     """A file itself, or the shards of an archive; each is to be read before the next is asked for."""
     try:
         handle = open(file, "rb", buffering=0)  # noqa: PTH123, SIM115 - a path would lose a final slash or dot
@@ -143,7 +158,7 @@ def _shards(file: str, on_damage: OnDamage) -> Iterator[_Shard]:
         stream = _Forward(_uncompressed(handle))
         head = stream.peek(_TAR_BLOCK_BYTES)
         if _is_tar(head):
-            yield from _members(stream, file, on_damage)
+            yield from _members(stream, file, on_damage, only)
         elif not head and file.endswith(_NEVER_EMPTY) and stream.damage is None:
             on_damage(Damage(file, None, 0, "holds nothing; expected shards, fetch or write it again"))
         else:
@@ -160,7 +175,7 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
-def _members(stream: _Forward, file: str, on_damage: OnDamage) -> Iterator[_Shard]:
+def _members(stream: _Forward, file: str, on_damage: OnDamage, only: Sequence[str]) -> Iterator[_Shard]:
     """The shards of an archive; whatever ends it early is left in `stream.damage`."""
     num_shards = 0
     try:
@@ -170,6 +185,8 @@ def _members(stream: _Forward, file: str, on_damage: OnDamage) -> Iterator[_Shar
             while (entry := archive.next()) is not None:
                 # Links, devices and pipes are no shards, whatever they are called; nor are hidden files.
                 if not entry.isreg() or not entry.name.endswith(".tfrecord") or Path(entry.name).name.startswith("."):
+                    continue
+                if not _is_wanted(entry.name, only):
                     continue
                 num_shards += 1
                 if entry.issparse():
@@ -181,7 +198,10 @@ def _members(stream: _Forward, file: str, on_damage: OnDamage) -> Iterator[_Shar
         while stream.read(_PIECE_BYTES):  # the checksum of compressed data comes last
             pass
         if not num_shards and stream.damage is None:
-            on_damage(Damage(file, None, 0, "no shards in this archive; expected members ending in .tfrecord"))
+            matching = f" that match {_listed(only)}" if only else ""
+            on_damage(
+                Damage(file, None, 0, f"no shards in this archive{matching}; expected members ending in .tfrecord")
+            )
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two for numbers that make no sense
         if stream.damage is None:
             stream.damage = _Broken(

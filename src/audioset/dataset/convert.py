@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, count
@@ -139,6 +139,7 @@ def convert_features(
     source: Source,
     out: str | os.PathLike[str],
     *,
+    only: Sequence[str] = (),
     overwrite: bool = False,
     on_damage: OnDamage | None = None,
     progress: Progress | None = None,
@@ -154,6 +155,8 @@ def convert_features(
         `.arrow` is an Arrow IPC file, uncompressed, for `FeatureDataset` and other programs to map; `.parquet` is
         Parquet; `.tfrecord` is one TFRecord file; a name without suffix is a new folder of these, numbered, of about
         64 MiB each.
+    only : sequence of str
+        Patterns such as `eval/*`: of folders and archives, take only shards whose name, or its last parts, match one.
     overwrite : bool
         Replace a file that exists. Folders are never replaced.
     on_damage : callable, optional
@@ -173,7 +176,7 @@ def convert_features(
     path = Path(out)
     format = _format_of(path)  # noqa: A001 - the word that users type
     _check_output(path, format, overwrite)
-    files = [source] if _table_kind(source) else find_files(source)
+    files = [source] if _table_kind(source) else find_files(source, only=only)
     if any(path.exists() and os.path.samefile(path, file) for file in files):  # type: ignore[arg-type]  # noqa: PTH121
         raise OutputError(f"{path}: one of the inputs; expected another name")
     damages: list[Damage] = []
@@ -191,7 +194,7 @@ def convert_features(
         if progress is not None:
             progress(done, total)
 
-    rows = open_rows(source, on_damage=damaged, progress=advanced)
+    rows = open_rows(source, only=only, on_damage=damaged, progress=advanced)
     counted = _Counted(_grouped(rows.batches))
     if format == "folder":
         _write_folder(path, rows.schema, counted)
@@ -204,7 +207,13 @@ def convert_features(
     return Conversion(path, counted.num_rows, num_bytes, tuple(damages))
 
 
-def open_rows(source: Source, *, on_damage: OnDamage | None = None, progress: Progress | None = None) -> FeatureRows:
+def open_rows(
+    source: Source,
+    *,
+    only: Sequence[str] = (),
+    on_damage: OnDamage | None = None,
+    progress: Progress | None = None,
+) -> FeatureRows:
     """Features as Arrow, whatever file or files they are in; arguments and errors are those of `convert_features`.
 
     Without `on_damage` the first damage raises.
@@ -212,7 +221,9 @@ def open_rows(source: Source, *, on_damage: OnDamage | None = None, progress: Pr
     damaged, advanced = on_damage or _raise, progress or _ignore
     kind = _table_kind(source)
     if kind is None:
-        return _open_tfrecords(source, damaged, advanced)
+        return _open_tfrecords(source, only, damaged, advanced)
+    if only:
+        raise OptionError(f"{_named(source)}: a table has no shards; expected a folder or an archive to choose some of")
     path = Path(source)  # type: ignore[arg-type]  # of tables, one at a time
     rows = _open_arrow(path, advanced) if kind == "arrow" else _open_parquet(path, advanced)
     return FeatureRows(rows.schema, _readable(path, rows.batches))
@@ -230,9 +241,10 @@ def _table_kind(source: Source) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def _open_tfrecords(source: Source, damaged: OnDamage, progress: Progress) -> FeatureRows:
-    total = _total_bytes(find_files(source))
-    blocks = _watched(read_blocks(source, damaged), lambda done: progress(done, total and max(done, total)))
+def _open_tfrecords(source: Source, only: Sequence[str], damaged: OnDamage, progress: Progress) -> FeatureRows:
+    # Of an archive some of whose members are left out, nobody knows.
+    total = None if only else _total_bytes(find_files(source))
+    blocks = _watched(read_blocks(source, damaged, only=only), lambda done: progress(done, total and max(done, total)))
     for block in blocks:  # the first record that is understood says what they are
         flaws = []
         for index in range(len(block.starts)):
@@ -332,10 +344,12 @@ def _open_parquet(path: Path, progress: Progress) -> FeatureRows:
         size = path.stat().st_size
         done = 0
         with parts.parquet_file(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS):
-                yield batch
-                done += len(batch)
-                progress(size * done // num_rows, size)
+            # Group by group, as those are of bounded size: as many rows of long videos would be gigabytes.
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
+                    yield batch
+                    done += len(batch)
+                    progress(size * done // num_rows, size)
 
     if own is None:
         return FeatureRows(schema, batches())

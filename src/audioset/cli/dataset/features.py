@@ -42,6 +42,10 @@ def convert(
             help=".arrow (to map into memory), .parquet, .tfrecord; or a new folder for numbered TFRecords.",
         ),
     ],
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Of folders and archives, take shards that match, as eval/*; may be repeated."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write what was done to standard output, as JSON.")] = False,
 ) -> None:
@@ -53,6 +57,8 @@ def convert(
     Examples:
 
       audioset dataset convert features.tar.gz -o audioset.arrow
+
+      audioset dataset convert features.tar.gz --only 'eval/*' -o eval.arrow
 
       audioset dataset convert audioset_v1_embeddings/bal_train -o balanced.parquet
 
@@ -69,6 +75,7 @@ def convert(
             done = convert_features(
                 source[0] if len(source) == 1 else source,
                 out,
+                only=only or (),
                 overwrite=overwrite,
                 on_damage=damages.append,
                 progress=progress,
