@@ -498,3 +498,18 @@ def test_built_in_weights_are_read_from_the_package() -> None:
     assert weights.name == "mini"
     assert weights.provenance["teacher"] == "yamnet"
     assert all(values.dtype == np.float32 for values in weights.tensors.values())
+
+
+def test_what_decides_the_network_goes_on_through_conversions(tmp_path: Path) -> None:
+    """YAMNet's TensorFlow Lite file has other activations: copies of copies of its weights must have them too."""
+    with pytest.warns(weights.UntrainedWeightsWarning):
+        drawn = weights.load("yamnet", "untrained:0")
+    first = tmp_path / "first.safetensors"
+    weights.save(weights.from_tensors("yamnet", "y", drawn.tensors, {"source_format": "tflite"}), first)
+    again = weights.convert(first, tmp_path / "again.safetensors", model="yamnet")
+    assert again.provenance["source_format"] == "tflite"
+    halves = {name: values.astype(np.float16) for name, values in drawn.tensors.items()}
+    safetensors.numpy.save_file(halves, tmp_path / "half.safetensors", metadata={"source_format": "tflite"})
+    converted = weights.load("yamnet", tmp_path / "half.safetensors")
+    spec = models.get("yamnet").of_format(converted.provenance["source_format"])
+    assert any(getattr(layer, "activation", None) == "relu6" for layer in spec.layers)

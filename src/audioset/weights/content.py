@@ -19,7 +19,7 @@ from audioset.errors import OutputError, WeightsError
 from audioset.models.spec import ModelSpec
 from audioset.weights import safetensors_file
 from audioset.weights.catalogue import PUBLISHED, WEIGHTS, catalogue
-from audioset.weights.readers import RENAMES, Source
+from audioset.weights.readers import RENAMES, SAFETENSORS, Source
 
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
@@ -27,6 +27,7 @@ Tensors: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 _SHOWN_NAMES: Final = 3
 _PIECE_ELEMENTS: Final = 1 << 20
 _MODEL, _SHA256 = "model", "content_sha256"  # metadata; what else is there is provenance
+_DECIDING: Final = ("source_format", "own_model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,8 +233,14 @@ def verify(path: Path) -> str:
 
 
 def provenance(source: Source, source_sha256: str) -> dict[str, str]:
-    """Return what is known of a source; terms and URL are the catalogue's if it has a file of this hash."""
+    """Return what is known of a source; terms and URL are the catalogue's if it has a file of this hash.
+
+    What decides the network goes on from safetensors to safetensors: the format that the weights first came in.
+    """
     known = {"source": source.path.name, "source_sha256": source_sha256, "source_format": source.reader.name}
+    if source.reader is SAFETENSORS:
+        metadata = safetensors_file.read(source.path)[1]
+        known |= {name: metadata[name] for name in _DECIDING if name in metadata}
     for entry in catalogue().values():
         if entry.sha256 == source_sha256 and entry.kind == WEIGHTS:
             known |= {"url": entry.url, "licence": entry.licence, "citation": entry.citation}
