@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 import typer
 
 from audioset._version import __version__
-from audioset.cli import check, dataset, distill, embed, evaluate, models, tag, train
+from audioset.cli import check, dataset, distill, embed, evaluate, finetune, models, tag, train
 from audioset.errors import AudioSetError, OptionError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(embed.embed)
 app.command()(tag.tag)
 app.command()(check.check)
 app.command()(train.train)
+app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
 app.command()(distill.distill)
 app.add_typer(models.app, name="models")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import lightning.pytorch as pl
 import torch
@@ -74,7 +74,6 @@ def run(
     precision: Precision,
     log_steps: int,
     metric: str | None,
-    mode: Literal["min", "max"] = "max",
     patience: int = 0,
 ) -> Finished:
     """Train, continuing from the last checkpoint in `work` if there is one.
@@ -94,9 +93,7 @@ def run(
     precision, log_steps
         Lightning's `precision` and `log_every_n_steps`.
     metric : str or None
-        What is logged each epoch that decides which weights are kept and when to stop; None keeps the last.
-    mode : {"min", "max"}
-        Whether it is to fall or to rise.
+        What is logged each epoch that decides, by rising, which weights are kept and when to stop; None keeps the last.
     patience : int
         Epochs without a better value after which training ends.
 
@@ -107,8 +104,10 @@ def run(
     KeyboardInterrupt
         After a Ctrl-C has been dealt with.
     """
-    kept = ModelCheckpoint(work, "best", monitor=metric, mode=mode, save_last=True, enable_version_counter=False)
-    stop = None if metric is None else EarlyStopping(metric, patience=patience, mode=mode)
+    # Two, because Lightning's `save_last` writes only after epochs that got better.
+    latest = ModelCheckpoint(work, "last", enable_version_counter=False)
+    best = ModelCheckpoint(work, "best", monitor=metric, mode="max", enable_version_counter=False)
+    stop = None if metric is None else EarlyStopping(metric, patience=patience, mode="max")
     last = work / _LAST
     with quiet():
         trainer = pl.Trainer(
@@ -123,7 +122,7 @@ def run(
             num_sanity_val_steps=0,
             limit_val_batches=None if metric is not None else 0,
             log_every_n_steps=log_steps,
-            callbacks=[kept] if stop is None else [kept, stop],
+            callbacks=[latest] if stop is None else [stop, best, latest],
             logger=[CSVLogger(work, "", ""), TensorBoardLogger(work, "", "tensorboard")],
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -138,12 +137,12 @@ def run(
             except OSError as error:
                 raise unwritable(work, error) from error
             steps = int(trainer.global_step)
-        best = torch.load(last if metric is None else work / _BEST, map_location="cpu", weights_only=True)
-    score = best["callbacks"][kept.state_key]["best_model_score"]
+        kept = torch.load(last if metric is None else work / _BEST, map_location="cpu", weights_only=True)
+    score = math.nan if metric is None else float(kept["callbacks"][best.state_key]["best_model_score"])
     return Finished(
-        {name.removeprefix("network."): values for name, values in best["state_dict"].items()},
-        math.nan if score is None else float(score),
-        int(best["epoch"]) + 1,
+        {name.removeprefix("network."): values for name, values in kept["state_dict"].items()},
+        score,
+        int(kept["epoch"]) + 1,
         steps,
         bool(trainer.is_global_zero),
     )
