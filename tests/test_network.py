@@ -13,7 +13,7 @@ from audioset.errors import OptionError
 from audioset.models.layers import Conv, Dense, DepthwiseConv, Flatten, GlobalAverage, MaxPool, Output, walk
 from audioset.models.spec import INPUT_SHAPE, ModelSpec
 from audioset.network import Network
-from audioset.weights import Weights, from_tensors
+from audioset.weights import Weights, from_tensors, untrained
 
 Array = npt.NDArray[np.float64]
 
@@ -178,3 +178,14 @@ def test_weights_in_a_file_give_the_same_bits_as_in_memory(rng: np.random.Genera
     batch = rng.standard_normal((3, 96, 64)).astype(np.float32)
     in_memory, in_file = Network(SMALL, weights), Network(SMALL, mapped)
     np.testing.assert_array_equal(in_file.run(batch)["embedding"], in_memory.run(batch)["embedding"])
+
+
+def test_a_stride_wider_than_the_kernel_starts_where_tensorflow_does(tiny: ModelSpec) -> None:
+    """SAME pads nothing there: the kernel takes samples 0 to 2 of every 8."""
+    drawn = untrained.draw(tiny.tensor_shapes, 0)
+    network = Network(tiny, from_tensors("tiny", "t", drawn, {}))
+    examples = np.random.default_rng(0).standard_normal((1, 96, 64)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(examples[0], (3, 3))[::8, ::8]
+    convolved = np.einsum("hwij,ijo->hwo", windows, drawn["a/weights"][:, :, 0]) + drawn["a/biases"]
+    expected = np.maximum(convolved, 0).mean(axis=(0, 1)) @ drawn["b/weights"] + drawn["b/biases"]
+    np.testing.assert_allclose(network.run(examples)["embedding"][0], expected, atol=1e-5)  # float32 sums

@@ -24,6 +24,7 @@ from audioset.models.layers import (
     GlobalAverage,
     MaxPool,
     Output,
+    Shape,
     walk,
 )
 from audioset.models.spec import INPUT_SHAPE, ModelSpec
@@ -35,7 +36,12 @@ OPSET = 17
 INPUT_NAME = "examples"
 
 # Operator, and the names of what it reads besides its input.
-_ACTIVATIONS = {"relu": ("Relu",), "relu6": ("Clip", "relu6_low", "relu6_high"), "sigmoid": ("Sigmoid",), "softmax": ("Softmax",)}
+_ACTIVATIONS = {
+    "relu": ("Relu",),
+    "relu6": ("Clip", "relu6_low", "relu6_high"),
+    "sigmoid": ("Sigmoid",),
+    "softmax": ("Softmax",),
+}
 _SIDES = ("weights", "biases")
 
 
@@ -99,12 +105,14 @@ class _Builder:
         # (n, 96, 64) to (n, 1, 96, 64): one channel.
         axes = helper.make_tensor("channel_axis", TensorProto.INT64, [1], [1])
         self._add("Unsqueeze", INPUT_NAME, "channel_axis")
-        for layer, _, leaving in walk(spec.layers, INPUT_SHAPE):
+        for layer, entering, leaving in walk(spec.layers, INPUT_SHAPE):
             match layer:
-                case Conv(name=name, kernel=kernel, stride=stride, activation=activation):
-                    self._convolve(name, kernel, stride, activation, groups=1)
-                case DepthwiseConv(name=name, kernel=kernel, stride=stride, activation=activation):
-                    self._convolve(name, kernel, stride, activation, groups=leaving[-1])
+                case Conv(activation=activation):
+                    self._convolve(layer, entering, leaving, groups=1)
+                    self._activate(activation)
+                case DepthwiseConv(activation=activation):
+                    self._convolve(layer, entering, leaving, groups=leaving[-1])
+                    self._activate(activation)
                 case MaxPool(size=size):
                     self._add("MaxPool", self._last, kernel_shape=[size] * 2, strides=[size] * 2, auto_pad="SAME_UPPER")
                 case GlobalAverage():
@@ -137,18 +145,21 @@ class _Builder:
         self._last = output or f"{len(self._nodes)}_{kind.lower()}"
         self._nodes.append(self._helper.make_node(kind, list(inputs), [self._last], **attributes))
 
-    def _convolve(self, name: str, kernel: int, stride: int, activation: Activation, *, groups: int) -> None:
+    def _convolve(self, layer: Conv | DepthwiseConv, entering: Shape, leaving: Shape, *, groups: int) -> None:
+        # TensorFlow's SAME, said in numbers: ONNX's own differs where the stride is wider than the kernel.
+        missing = [
+            max((out - 1) * layer.stride + layer.kernel - size, 0)
+            for size, out in zip(entering[:2], leaving[:2], strict=True)
+        ]
         self._add(
             "Conv",
             self._last,
-            *(f"{name}/{side}" for side in _SIDES),
-            kernel_shape=[kernel] * 2,
-            strides=[stride] * 2,
+            *(f"{layer.name}/{side}" for side in _SIDES),
+            kernel_shape=[layer.kernel] * 2,
+            strides=[layer.stride] * 2,
             group=groups,
-            # TensorFlow's SAME puts the odd row or column of zeros at the end.
-            auto_pad="SAME_UPPER",
+            pads=[*(n // 2 for n in missing), *(n - n // 2 for n in missing)],
         )
-        self._activate(activation)
 
     def _activate(self, activation: Activation) -> None:
         if activation is not None:
