@@ -132,6 +132,10 @@ def _predicted(what: str, data: str, labels: Path | None, *, propagate: bool) ->
     """Return what a head says of labelled features."""
     import numpy as np
 
+    from audioset._extras import check_installed
+
+    check_installed(f"{what}: a head, to run it", "torch")
+
     from audioset.dataset.ontology import Ontology
     from audioset.evaluate import Predictions
     from audioset.train.batches import finite_frames, targets

@@ -123,6 +123,10 @@ def train(
 
       audioset train bal_train/ --valid eval/ --head multi_attention --propagate --mixup 0.4 -o multi.safetensors
     """
+    from audioset._extras import check_installed
+
+    check_installed("audioset train", "torch", "lightning", "tensorboard", "yaml")
+
     from audioset.train.config import Machine
     from audioset.train.fit import discard, fit
     from audioset.train.sources import open_training

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,9 @@ import numpy.typing as npt
 
 from audioset import embed, models
 from audioset import weights as stored
+from audioset._extras import check_installed
 from audioset._version import __version__
-from audioset.errors import DatasetError, MissingExtraError, OptionError
+from audioset.errors import DatasetError, OptionError
 from audioset.evaluate import DEFAULT_RESAMPLES, Evaluation, evaluate
 from audioset.finetune.data import TEST, TRAIN, VALID, Bools, Sounds, read_sounds
 from audioset.finetune.options import FinetuneOptions, Progress
@@ -378,13 +378,4 @@ def _stage(progress: Progress | None, stage: str) -> Any:
 
 def _check_installed(full: bool) -> None:
     """Say what is missing before anything is done."""
-    for library, module in (("scikit-learn", "sklearn"), ("PyTorch", "torch"), ("Lightning", "lightning.pytorch")):
-        if module != "sklearn" and not full:
-            continue
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise MissingExtraError(
-                f"audioset.finetune: {library} is not installed; expected it, to learn. Install it with "
-                "`pip install 'audioset[train]'`."
-            ) from error
+    check_installed("audioset.finetune", "sklearn", *(("torch", "lightning", "tensorboard") if full else ()))

@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(
         "audioset.torch: PyTorch is not installed; expected it, for networks that train. Install it with "
-        "`pip install 'audioset[torch]'`."
+        "`pip install torch`."
     ) from error
 
 from audioset.torch.front_end import LogMel

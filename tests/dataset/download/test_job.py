@@ -451,7 +451,7 @@ def test_a_ledger_in_use_or_damaged_is_refused(server: MediaServer, local: Local
 
 def test_without_yt_dlp_it_says_what_to_install(local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yt_dlp", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'audioset\[download\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install yt-dlp"):
         download_audio(table(("abc", 0.0, 1.0)), tmp_path, local())
 
 

@@ -52,7 +52,7 @@ def check_installed() -> None:
     except ImportError as error:
         raise MissingExtraError(
             "download-audio: yt-dlp is not installed; expected it, to find the sound of videos. "
-            "Install it with `pip install 'audioset[download]'`."
+            "Install it with `pip install yt-dlp`."
         ) from error
 
 

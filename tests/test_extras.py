@@ -1,0 +1,24 @@
+"""What is missing is named before any work."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from audioset._extras import check_installed
+from audioset.errors import MissingExtraError
+
+
+def test_all_that_is_missing_is_named_with_one_line_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> Any:
+        return None if name in ("lightning", "sklearn") else object()
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    check_installed("audioset train", "torch", "tensorboard")
+    with pytest.raises(
+        MissingExtraError,
+        match=r"audioset train: Lightning and scikit-learn not installed.*`pip install lightning scikit-learn`",
+    ):
+        check_installed("audioset train", "torch", "lightning", "sklearn")
