@@ -96,8 +96,8 @@ def convert(
         typer.echo(json.dumps(found, indent=2))
     places = f", {len(damages):,} damaged place{'s' * (len(damages) != 1)}" if damages else ""
     typer.echo(
-        f"{out}: {done.num_records:,} record{'s' * (done.num_records != 1)} from {done.num_bytes / 1e6:,.1f} MB in {seconds:.1f} s, "
-        f"{rate:,.0f} MB/s{places}",
+        f"{out}: {done.num_records:,} record{'s' * (done.num_records != 1)} from {done.num_bytes / 1e6:,.1f} MB "
+        f"in {seconds:.1f} s, {rate:,.0f} MB/s{places}",
         err=True,
     )
     if damages:
