@@ -323,6 +323,16 @@ def test_a_full_cache_is_said_before(
     assert not list((isolated_cache / "features").glob("*.arrow"))
 
 
+def test_clips_of_one_id_are_of_one_group(tmp_path: Path, rng: np.random.Generator) -> None:
+    one, two, three = random_records(rng, 3)
+    path = write_shard(tmp_path / "x.tfrecord", [one, two, one, three, two])
+    convert_features(path, tmp_path / "x.arrow")
+    dataset = FeatureDataset(tmp_path / "x.arrow")
+    assert dataset.id_groups().tolist() == [0, 1, 0, 2, 1]
+    assert dataset.select([3, 1, 4]).id_groups().tolist() == [0, 1, 1]
+    assert dataset[:0].id_groups().tolist() == []
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"gone\.arrow: cannot be read \(No such file"):
         FeatureDataset(tmp_path / "gone.arrow")

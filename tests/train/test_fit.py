@@ -15,6 +15,7 @@ import torch
 
 from audioset.classes import ClassList
 from audioset.errors import DatasetError, OptionError, OutputError
+from audioset.train import fit as fit_module
 from audioset.train.batches import BalancedOrder, Steps, UniformOrder, targets
 from audioset.train.config import Machine, TrainConfig
 from audioset.train.fit import Report, discard, fit, mixed_embeddings
@@ -94,6 +95,18 @@ def test_training_learns_and_notes_what_it_was(tmp_path: Path, clips: InMemory, 
     with (tmp_path / "work" / "metrics.csv").open() as file:
         assert {"train/loss", "valid/mAP", "step"} <= set(csv.DictReader(file).fieldnames or [])
     assert list((tmp_path / "work" / "tensorboard").glob("events.*"))
+
+
+def test_of_long_clips_a_bounded_sample_says_how_inputs_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = InMemory(300, 0)
+    whole = fit_module._sample(clips, 0)
+    assert len(whole) == clips.frames(np.arange(300))[1].sum()
+    monkeypatch.setattr(fit_module, "_LOT_CLIPS", 30)
+    monkeypatch.setattr(fit_module, "_LOT_FRAMES", 20)
+    part = fit_module._sample(clips, 0)
+    assert part.shape == (200, DIM)
+    np.testing.assert_allclose(part.mean(0), whole.mean(0), atol=10)
+    assert {row.tobytes() for row in part} <= {row.tobytes() for row in whole}
 
 
 @pytest.mark.parametrize("at", [4, 9, 13])

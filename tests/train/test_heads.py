@@ -115,7 +115,8 @@ def test_single_attention_is_a_weighted_mean_of_scores(clips: tuple[Tensor, Tens
     embeddings = clips[0][2, :3]
     frames = head.get_submodule("frames.steps.1")(head.get_submodule("frames.steps.0")(embeddings))
     attend, classify = head.get_submodule("attentions.0.attend"), head.get_submodule("attentions.0.classify")
-    weights = torch.softmax(attend(frames), dim=0)
+    weights = torch.softmax(attend(frames), dim=-1)
+    weights = weights / weights.sum(0)
     expected = (weights * torch.sigmoid(classify(frames))).sum(0)
     torch.testing.assert_close(torch.sigmoid(head(*clips)[2]), expected, atol=1e-5, rtol=1e-5)
 

@@ -223,6 +223,14 @@ class FeatureDataset:
         """The ids of all clips, str objects (clips,), read at the first use."""
         return self._table.video_ids(self._all())
 
+    def id_groups(self) -> npt.NDArray[np.int64]:
+        """Return a number for the id of each clip, (clips,), from 0 on as they first come; equal ids have the same."""
+        groups: npt.NDArray[np.int32] = self._table.id_texts(self._all()).dictionary_encode().indices.to_numpy()
+        found = groups.astype(np.int64)
+        del groups
+        pa.default_memory_pool().release_unused()  # for millions of ids Arrow else keeps hundreds of megabytes
+        return found
+
     @property
     def num_frames(self) -> npt.NDArray[np.int32]:
         """How many frames each clip has, (clips,)."""
@@ -356,14 +364,17 @@ class _Table:
 
     def video_ids(self, at: _Places) -> npt.NDArray[np.object_]:
         """The ids of rows."""
+        found: npt.NDArray[np.object_] = self.id_texts(at).to_numpy(zero_copy_only=False)
+        return found
+
+    def id_texts(self, at: _Places) -> pa.LargeStringArray:
+        """The ids of rows, without an object for each."""
         firsts, counts = self._extents("video_id", at)
         if counts.size and counts.min() == counts.max() > 0:  # as those of videos are
             text: npt.NDArray[Any] = _windows(self.bytes, int(counts[0]))[firsts]
         else:
             text = self.bytes[_runs(firsts, counts)]
-        ids = pa.LargeStringArray.from_buffers(len(firsts), pa.py_buffer(_offsets(counts)), pa.py_buffer(text))
-        found: npt.NDArray[np.object_] = ids.to_numpy(zero_copy_only=False)
-        return found
+        return pa.LargeStringArray.from_buffers(len(firsts), pa.py_buffer(_offsets(counts)), pa.py_buffer(text))
 
     def _as(self, kind: type[np.generic]) -> npt.NDArray[Any]:
         """The whole file as numbers."""

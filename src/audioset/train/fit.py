@@ -32,8 +32,10 @@ from audioset.train.head import Embedder, Head, HeadNetwork
 
 METRIC: Final = "valid/mAP"
 _STEPS_A_REPORT: Final = 10
-# Clips that mean and deviation of the input are taken from.
+# What mean and deviation of the input are taken from: so many clips, so many at a time, of each lot so many frames.
 _SAMPLED_CLIPS: Final = 10_000
+_LOT_CLIPS: Final = 250
+_LOT_FRAMES: Final = 2_500
 
 
 @dataclass(frozen=True)
@@ -262,8 +264,14 @@ def _sample(clips: Clips, seed: int) -> npt.NDArray[Any]:
     rng = np.random.default_rng(seed)
     count = min(len(clips), _SAMPLED_CLIPS)
     indices: Indices = np.sort(rng.choice(len(clips), count, replace=False))
-    embeddings, num_frames = finite_frames(clips, indices)
-    inside = np.arange(embeddings.shape[1]) < num_frames[:, np.newaxis]
-    if not inside.any():
+    lots = []
+    for first in range(0, count, _LOT_CLIPS):
+        embeddings, num_frames = finite_frames(clips, indices[first : first + _LOT_CLIPS])
+        frames = embeddings[np.arange(embeddings.shape[1]) < num_frames[:, np.newaxis]]
+        if len(frames) > _LOT_FRAMES:
+            frames = frames[rng.choice(len(frames), _LOT_FRAMES, replace=False)]
+        lots.append(frames)
+    found = np.concatenate([lot for lot in lots if len(lot)] or lots)
+    if not len(found):
         raise DatasetError("training clips: none has a frame; expected embeddings")
-    return np.asarray(embeddings[inside])
+    return found

@@ -178,7 +178,9 @@ class Attention(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Return probabilities (n, classes)."""
         scores = torch.sigmoid(self.classify(frames).float())
-        return (scores * attention(self.attend(frames), mask)).sum(1)
+        # As published: a softmax over classes, what it gives normalized over time.
+        strengths = torch.log_softmax(self.attend(frames).float(), dim=-1)
+        return (scores * attention(strengths, mask)).sum(1)
 
 
 def attention(strengths: Tensor, mask: Tensor) -> Tensor:
@@ -215,7 +217,12 @@ class FeatureAttention(nn.Module):
         self.frames = FrameLayers(dim, options)
         self.attend = nn.Linear(options.hidden, options.hidden)
         self.value = nn.Linear(options.hidden, options.hidden)
-        self.after = nn.Sequential(nn.ReLU(), nn.Dropout(options.dropout), nn.Linear(options.hidden, num_classes))
+        self.after = nn.Sequential(
+            _BatchNorm(options.hidden),
+            nn.ReLU(),
+            nn.Dropout(options.dropout),
+            nn.Linear(options.hidden, num_classes),
+        )
 
     def forward(self, embeddings: Tensor, num_frames: Tensor) -> Tensor:
         mask = frame_mask(num_frames, embeddings.shape[1])

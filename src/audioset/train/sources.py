@@ -29,6 +29,7 @@ Progress: TypeAlias = Callable[[int, "int | None"], None]
 
 VALID_FRACTION = 0.1
 _YOUTUBE8M_CLASSES = 3862
+_PROPAGATED_CLIPS = 100_000  # at a time: of millions at once it would take a gigabyte
 _SEPARATOR = ";"
 _NAME_COLUMNS = ("display_name", "name", "Name")
 _MID_COLUMNS = ("mid", "KnowledgeGraphId")
@@ -79,16 +80,21 @@ class FeatureClips:
 
     def propagated(self, ancestors: npt.NDArray[np.bool_]) -> FeatureClips:
         """Return the same clips with, for each class `i` of one, the classes `j` of `ancestors[i, j]`, once each."""
-        rows = np.repeat(np.arange(len(self)), np.diff(self.starts))
         label, implied = np.nonzero(ancestors)
         begin = np.searchsorted(label, np.arange(self.num_classes + 1))
-        lengths = np.diff(begin)[self.columns]
-        ends = np.cumsum(lengths)
-        places = np.repeat(begin[self.columns] - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-        pairs = np.unique(np.repeat(rows, lengths) * self.num_classes + implied[places])
-        counts = np.bincount(pairs // self.num_classes, minlength=len(self))
-        columns = (pairs % self.num_classes).astype(np.int32)
-        return FeatureClips(self.dataset, np.concatenate([[0], np.cumsum(counts)]), columns, self.num_classes)
+        counts, columns = [np.zeros(1, np.int64)], [np.empty(0, np.int32)]
+        for first in range(0, len(self), _PROPAGATED_CLIPS):
+            starts = self.starts[first : first + _PROPAGATED_CLIPS + 1]
+            given = self.columns[starts[0] : starts[-1]]
+            lengths = np.diff(begin)[given]
+            ends = np.cumsum(lengths)
+            places = np.repeat(begin[given] - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+            clips = np.repeat(np.repeat(np.arange(len(starts) - 1), np.diff(starts)), lengths)
+            pairs = np.sort(clips * self.num_classes + implied[places])
+            pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+            counts.append(np.bincount(pairs // self.num_classes, minlength=len(starts) - 1))
+            columns.append((pairs % self.num_classes).astype(np.int32))
+        return FeatureClips(self.dataset, np.cumsum(np.concatenate(counts)), np.concatenate(columns), self.num_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,11 +383,12 @@ def _unique_last_parts(names: Mapping[str, object]) -> dict[str, str]:
 
 def _held_out(dataset: FeatureDataset, seed: int) -> npt.NDArray[np.bool_]:
     """Choose about a tenth of the clips, all of one id or none."""
-    ids, place = np.unique(dataset.video_ids.astype(str), return_inverse=True)
-    count = max(1, round(len(ids) * VALID_FRACTION)) if len(ids) > 1 else 0
-    chosen = np.zeros(len(ids), np.bool_)
-    chosen[np.random.default_rng(seed).permutation(len(ids))[:count]] = True
-    return np.asarray(chosen[place])
+    groups = dataset.id_groups()
+    num_ids = int(groups.max(initial=-1)) + 1
+    count = max(1, round(num_ids * VALID_FRACTION)) if num_ids > 1 else 0
+    chosen = np.zeros(num_ids, np.bool_)
+    chosen[np.random.default_rng(seed).permutation(num_ids)[:count]] = True
+    return np.asarray(chosen[groups])
 
 
 def _refused(damage: Damage) -> None:
