@@ -19,9 +19,9 @@ SAMPLE_RATE = 16_000
 
 
 def sine(rng: np.random.Generator, num_samples: int) -> npt.NDArray[np.float64]:
-    """A tone of 50 Hz to 5 kHz, faint to full."""
+    """A tone of 150 Hz to 5 kHz: mel bands begin at 125 Hz."""
     time_s = np.arange(num_samples) / SAMPLE_RATE
-    return rng.uniform(0.1, 0.9) * np.sin(2 * np.pi * rng.uniform(50, 5000) * time_s)
+    return rng.uniform(0.1, 0.9) * np.sin(2 * np.pi * rng.uniform(150, 5000) * time_s)
 
 
 def constant(rng: np.random.Generator, num_samples: int) -> npt.NDArray[np.float64]:

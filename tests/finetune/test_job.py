@@ -204,12 +204,14 @@ def test_outputs_are_looked_at_first(toy: Path, tmp_path: Path) -> None:
         finetune(toy, tmp_path / "a.onnx")
 
 
-def test_a_missing_library_is_named_before_any_work(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(MissingExtraError, match="scikit-learn is not installed"):
+def test_missing_libraries_are_named_before_any_work(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"audioset\.finetune: scikit-learn not installed"):
         finetune(toy, tmp_path / "a.safetensors")
+    with pytest.raises(MissingExtraError, match="scikit-learn and PyTorch and Lightning"):
+        finetune(toy, tmp_path / "a.safetensors", options=FULL)
 
 
 def learn_fully(toy: Path, out: Path, **more: Any) -> Finetuned:

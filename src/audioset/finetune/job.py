@@ -97,7 +97,7 @@ def finetune(
     content.check_output(target, overwrite=overwrite)
     if model not in models.REGISTRY:
         raise OptionError(f"model {model!r}: unknown; expected one of {', '.join(models.REGISTRY)}")
-    _check_installed(options.full)
+    check_installed("audioset.finetune", "sklearn", *(("torch", "lightning", "tensorboard") if options.full else ()))
     sounds = read_sounds(data, test=test, classes=classes, group=group)
     base = weights if isinstance(weights, Weights) else stored.load(model, weights)
     job = _Job.of(sounds, model, base, options, threads, progress)
@@ -374,8 +374,3 @@ class _Job:
 
 def _stage(progress: Progress | None, stage: str) -> Any:
     return None if progress is None else lambda done, total: progress(stage, done, total, "")
-
-
-def _check_installed(full: bool) -> None:
-    """Say what is missing before anything is done."""
-    check_installed("audioset.finetune", "sklearn", *(("torch", "lightning", "tensorboard") if full else ()))

@@ -59,7 +59,7 @@ class FinetuneOptions:
     patience: int = 15
     batch_size: int = 32
     learning_rate: float = 1e-3
-    layer_decay: float = 0.8
+    layer_decay: float = 0.9
     weight_decay: float = 1e-2
     precision: Precision = "32"
 

@@ -24,6 +24,8 @@ _INNER_FOLDS: Final = 5
 _MAX_ITERATIONS: Final = 300
 # A dimension that hardly varies is not blown up to vary as much as all others.
 _LEAST_DEVIATION: Final = 0.01
+# Numbers in the inputs from which on a second core helps.
+_WORTH_THREADS: Final = 1 << 20
 # Logit of a class that there was nothing to learn from.
 _NEVER: Final = -12.0
 
@@ -147,7 +149,10 @@ def _fit(embeddings: npt.NDArray[np.float32], targets: Bools, strength: float, m
 def _regression(inputs: Floats, classes: npt.NDArray[Any], strength: float) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 
-    with warnings.catch_warnings():
+    # Threads that wait for each other's crumbs take several times as long as one.
+    limit = 1 if inputs.size < _WORTH_THREADS else None
+    with warnings.catch_warnings(), threadpool_limits(limit):
         warnings.simplefilter("ignore", ConvergenceWarning)  # what has not converged by then is regularized by that
         return LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS).fit(inputs, classes)
