@@ -192,7 +192,7 @@ def test_own_embeddings_become_one_row_a_file(
     files = write_own(tmp_path / "own.parquet", job, [3, 8, 1, 30, 4, 4, 1], rng)
     convert_features(tmp_path / "own.parquet", tmp_path / "x.arrow")
     dataset = FeatureDataset(tmp_path / "x.arrow")
-    assert dataset.info == FeaturesInfo("vggish", 128, dtype, job.regime)
+    assert dataset.info == FeaturesInfo("vggish", 128, dtype, job.regime, "ab" * 32)
     assert dataset.video_ids.tolist() == list(files)
     for record, values in zip(dataset, files.values(), strict=True):
         np.testing.assert_array_equal(record.embedding, values, strict=True)

@@ -13,7 +13,7 @@ from audioset.classes import ClassList, class_list
 from audioset.dataset.convert import convert_features
 from audioset.dataset.features import FeatureRecord, write_features
 from audioset.dataset.ontology import Ontology
-from audioset.errors import DatasetError, RecordError
+from audioset.errors import DatasetError, RecordError, WeightsError
 from audioset.train.batches import targets
 from audioset.train.sources import FeatureClips, mid_of, open_clips, open_training, read_classes
 
@@ -197,3 +197,24 @@ def test_the_real_shard_is_ready_to_learn_from(data_dir: Path) -> None:
     assert len(found.train) + len(found.valid) == 328
     counts: npt.NDArray[np.int64] = found.train.counts() + found.valid.counts()
     assert found.classes.names[int(counts.argmax())] in ("Music", "Speech")
+
+
+def test_embeddings_of_other_weights_do_not_fit(tmp_path: Path, tiny: object, rng: np.random.Generator) -> None:
+    import soundfile
+    from typer.testing import CliRunner
+
+    from audioset.cli import app
+
+    embedders = []
+    soundfile.write(tmp_path / "a.wav", rng.standard_normal(40_000) * 0.1, 16_000)
+    (tmp_path / "labels.csv").write_text("file,labels\na.wav,noise\n")
+    for seed in (0, 1):
+        out = tmp_path / f"{seed}.parquet"
+        told = ["embed", str(tmp_path / "a.wav"), "-o", str(out), "--model", "tiny", "--weights", f"untrained:{seed}"]
+        with pytest.warns(match="random weights"):
+            assert CliRunner().invoke(app, told).exit_code == 0
+        embedders.append(open_clips(str(out), tmp_path / "labels.csv").embedder)
+    assert (embedders[0].model, embedders[0].regime, embedders[0].dim) == ("tiny", "raw", 16)
+    embedders[0].check(embedders[0], "0.parquet")
+    with pytest.raises(WeightsError, match=r"1\.parquet: embeddings of tiny .* this head expects tiny"):
+        embedders[0].check(embedders[1], "1.parquet")

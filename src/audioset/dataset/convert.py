@@ -64,12 +64,15 @@ class FeaturesInfo:
         Their type.
     regime : {"uint8", "pca", "raw"}
         Quantized as released, PCA-whitened, or as the network gives them.
+    weights_sha256 : str
+        Of the network's weights; empty where it is not known, as of what others released.
     """
 
     model: str
     embedding_dim: int
     dtype: str
     regime: str
+    weights_sha256: str = ""
 
     @property
     def frame_bytes(self) -> int:
@@ -87,7 +90,13 @@ class FeaturesInfo:
         """
         try:
             about = json.loads((schema.metadata or {})[ABOUT_KEY])
-            info = cls(about["model"], int(about["embedding_dim"]), about.get("dtype", "uint8"), about["regime"])
+            info = cls(
+                about["model"],
+                int(about["embedding_dim"]),
+                about.get("dtype", "uint8"),
+                about["regime"],
+                str(about.get("weights_sha256", "")),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(
                 f"{subject}: does not say what its embeddings are ({error!r}); expected a file that "

@@ -220,7 +220,7 @@ def open_clips(
     """
     dataset = open_features(data, progress=progress)
     info = dataset.info
-    embedder = Embedder(info.model, info.regime, info.embedding_dim)
+    embedder = Embedder(info.model, info.regime, info.embedding_dim, info.weights_sha256)
     if labels is not None:
         clips, known = _labelled(dataset, data, labels, classes, talk or _ignore)
         return Opened(clips, known, embedder)
