@@ -11,7 +11,8 @@ import torch
 
 from audioset.classes import ClassList
 from audioset.errors import OptionError, OutputError, WeightsError
-from audioset.train.head import Embedder, Head, is_head
+from audioset.train.head import Embedder, Head
+from audioset.train.head_file import is_head
 from audioset.train.heads import HEADS, HeadOptions
 from audioset.weights import safetensors_file
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +28,21 @@ _BATCH = 4096  # clips that go through the head between two reports
 def evaluate(
     what: Annotated[
         str,
-        typer.Argument(help="A head that `audioset train` wrote, or a Parquet file of predictions (--predictions)."),
+        typer.Argument(
+            help="A head that `audioset train` wrote, a model that tags (a name, or a file that `audioset finetune` "
+            "wrote), or a Parquet file of predictions (--predictions)."
+        ),
     ],
     data: Annotated[
-        str | None, typer.Argument(help="For a head: labelled features in any form that `audioset train` takes.")
+        str | None,
+        typer.Argument(
+            help="For a head: labelled features in any form that `audioset train` takes. For a model: labelled sounds, "
+            "as `audioset finetune` takes them."
+        ),
+    ] = None,
+    weights: Annotated[str | None, typer.Option("--weights", "-w", help="Weights of a model given by name.")] = None,
+    test: Annotated[
+        str | None, typer.Option("--test", help="Only sounds whose names match this pattern, such as 'esc10/*/4-*'.")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="csv with the columns file and labels, for own features.")
@@ -77,6 +89,8 @@ def evaluate(
       audioset evaluate birds.safetensors birds.parquet --labels test.csv --predictions birds-scores.parquet
 
       audioset evaluate birds-scores.parquet --json | jq .metrics.map
+
+      audioset evaluate mine.safetensors sounds/ --test 'sounds/*/held-out-*' --report mine.html
     """
     from audioset.errors import OptionError
     from audioset.evaluate import evaluate as measure
@@ -87,7 +101,12 @@ def evaluate(
     if resamples < 0 or top < 0:
         raise OptionError("--resamples and --top: below 0; expected 0 or more")
     with interrupted_says("interrupted; no file was written"):
-        found = read_predictions(what) if data is None else _predicted(what, data, labels, propagate=propagate)
+        if data is None:
+            found = read_predictions(what)
+        elif _is_head(what):
+            found = _predicted(what, data, labels, propagate=propagate)
+        else:
+            found = _tagged(what, weights, data, test)
         truth = found.targets
         if truth is None:
             raise OptionError(f"{what}: has scores and no labels; expected both. Predict on labelled clips")
@@ -126,6 +145,31 @@ def _check_output(path: Path | None, overwrite: bool) -> None:
 
     if path is not None:
         check_output(path, overwrite=overwrite)
+
+
+def _is_head(what: str) -> bool:
+    """Return whether a name is that of a head's file, and not of a model."""
+    from audioset import models
+    from audioset.train.head_file import is_head
+
+    return what not in models.REGISTRY and os.path.isfile(what) and is_head(what)
+
+
+def _tagged(what: str, weights: str | None, data: str, test: str | None) -> Predictions:
+    """Return what a model says of labelled sounds."""
+    from audioset import embed, models
+    from audioset.cli.models import downloading
+    from audioset.evaluate.sounds import predict_sounds
+    from audioset.weights import load
+
+    spec = models.get(what)
+    with downloading(what) as progress:
+        model = embed.Model(spec, load(what, weights, progress=progress))
+    with _bar() as show:
+        found, said = predict_sounds(model, data, test=test, progress=show)
+    for sentence in said:
+        typer.echo(sentence, err=True)
+    return found
 
 
 def _predicted(what: str, data: str, labels: Path | None, *, propagate: bool) -> Predictions:

@@ -23,12 +23,12 @@ from audioset.classes import ClassList
 from audioset.errors import OptionError, WeightsError
 from audioset.postprocess import QUANTIZE_MAX, QUANTIZE_MIN
 from audioset.train import heads
+from audioset.train.head_file import KEY
 from audioset.train.heads import HeadOptions
 from audioset.weights import content, safetensors_file
 from audioset.weights.files import user_path
 
 SUFFIX: Final = ".safetensors"
-_KEY: Final = "audioset_head"
 _PREDICT_BATCH: Final = 512
 # A dimension that never moved in training would be divided by nothing.
 _DEVIATION_FLOOR: Final = 1e-3
@@ -203,7 +203,7 @@ class Head:
             "embedder": asdict(self.embedder),
             "notes": dict(self.notes),
         }
-        safetensors_file.write(target, tensors, {_KEY: json.dumps(about, ensure_ascii=False)})
+        safetensors_file.write(target, tensors, {KEY: json.dumps(about, ensure_ascii=False)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Head:
@@ -216,10 +216,10 @@ class Head:
         """
         file = user_path(path)
         tensors, metadata = safetensors_file.read(file)
-        if _KEY not in metadata:
+        if KEY not in metadata:
             raise WeightsError(f"{file}: no head of `audioset train`; expected one. Train it, or name another file")
         try:
-            about = json.loads(metadata[_KEY])
+            about = json.loads(metadata[KEY])
             pairs = [(str(mid), str(name)) for mid, name in about["classes"]]
             head = cls.new(
                 about["kind"],
@@ -239,11 +239,6 @@ class Head:
                 content.check_finite(values, name, file)
         head.network.eval()
         return cls(head.kind, head.options, head.classes, head.embedder, head.network, notes)
-
-
-def is_head(path: str | os.PathLike[str]) -> bool:
-    """Return whether a safetensors file says that it is a head."""
-    return _KEY in safetensors_file.read(user_path(path))[1]
 
 
 def _padded(clips: Sequence[npt.NDArray[Any]], dim: int) -> npt.NDArray[Any]:
