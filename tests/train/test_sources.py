@@ -14,6 +14,7 @@ from audioset.dataset.convert import convert_features
 from audioset.dataset.features import FeatureRecord, write_features
 from audioset.dataset.ontology import Ontology
 from audioset.errors import DatasetError, RecordError, WeightsError
+from audioset.train import sources
 from audioset.train.batches import targets
 from audioset.train.sources import FeatureClips, mid_of, open_clips, open_training, read_classes
 
@@ -84,6 +85,13 @@ def test_clips_of_a_video_are_held_out_together(shard: Path) -> None:
     again, other = open_training(str(shard), seed=3), open_training(str(shard), seed=4)
     assert again.valid.name(0) == found.valid.name(0)
     assert other.valid.name(0) != found.valid.name(0)
+
+
+def test_of_many_clips_no_more_are_held_out_than_validation_needs(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "VALID_CLIPS", 1)
+    found = open_training(str(shard))
+    assert len(found.valid) == 2  # one video
+    assert len(found.train) == 18
 
 
 def test_propagated_labels_are_those_of_the_ontology(shard: Path) -> None:

@@ -46,7 +46,9 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="The safetensors file to write.")],
     valid: Annotated[
         str | None,
-        typer.Option("--valid", help="Features to validate by, as DATA.", show_default="a tenth of DATA, by id"),
+        typer.Option(
+            "--valid", help="Features to validate by, as DATA.", show_default="a tenth of DATA, 20,000 clips at most"
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -211,8 +213,11 @@ def read_config(path: Path | None, given: dict[str, Any]) -> TrainConfig:
 
 
 def _rank() -> int:
-    """Which process of a job this is, as Lightning or SLURM tells it; 0 where it is alone."""
-    return next((int(os.environ[name]) for name in ("LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
+    """Which process of a job this is, as Lightning, torchrun or SLURM tells it; 0 for the first, and where it is alone.
+
+    Each variable may be 0 for others than the first process: in a shell that SLURM gave, its own is 0 for all.
+    """
+    return max(int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def _say(message: str) -> None:

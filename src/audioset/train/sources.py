@@ -28,6 +28,7 @@ Talk: TypeAlias = Callable[[str], None]
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 
 VALID_FRACTION = 0.1
+VALID_CLIPS = 20_000  # at most: as many as AudioSet's evaluation has, so that validation stays short
 _YOUTUBE8M_CLASSES = 3862
 _PROPAGATED_CLIPS = 100_000  # at a time: of millions at once it would take a gigabyte
 _SEPARATOR = ";"
@@ -138,7 +139,8 @@ def open_training(
     data : str
         Features in any form that `audioset dataset convert` takes, or a file that it wrote.
     valid : str, optional
-        The same for validation; None takes a tenth of the clips of `data`, all of a video or file together.
+        The same for validation; None takes a tenth of the clips of `data`, 20,000 at most, all of a video or file
+        together.
     labels, classes : path, optional
         See `open_clips`.
     propagate : bool
@@ -382,10 +384,11 @@ def _unique_last_parts(names: Mapping[str, object]) -> dict[str, str]:
 
 
 def _held_out(dataset: FeatureDataset, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose about a tenth of the clips, all of one id or none."""
+    """Choose about a tenth of the clips, or `VALID_CLIPS`, all of one id or none."""
     groups = dataset.id_groups()
     num_ids = int(groups.max(initial=-1)) + 1
-    count = max(1, round(num_ids * VALID_FRACTION)) if num_ids > 1 else 0
+    share = min(VALID_FRACTION, VALID_CLIPS / max(1, len(dataset)))
+    count = max(1, round(num_ids * share)) if num_ids > 1 else 0
     chosen = np.zeros(num_ids, np.bool_)
     chosen[np.random.default_rng(seed).permutation(num_ids)[:count]] = True
     return np.asarray(chosen[groups])
