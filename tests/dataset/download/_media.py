@@ -32,6 +32,7 @@ class Served:
     always: int | None = None  # answer with this, always
     headers: dict[str, str] = field(default_factory=dict)  # of answers that are errors
     cookie: str | None = None  # what must be sent to see anything
+    part_bytes: int | None = None  # the length of parts, whatever was asked for
     stall: bool = False  # send the head and nothing more
     stall_ranges: bool = False  # the same for parts only: the page is seen, its media are not
     drop_after: int | None = None  # close the connection after so many bytes of a body
@@ -116,6 +117,8 @@ class MediaServer:
         size = len(served.content)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "") if served.ranges else None
         first, last = (int(wanted[1]), min(int(wanted[2] or size), size - 1)) if wanted else (0, size - 1)
+        if wanted and served.part_bytes is not None:
+            last = min(first + served.part_bytes, size) - 1
         if first >= size:
             request.send_response(416)
             request.send_header("Content-Length", "0")

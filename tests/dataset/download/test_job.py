@@ -204,6 +204,18 @@ def test_what_is_done_is_not_asked_for_again(server: MediaServer, local: Local, 
     assert len(good.asked) == asked[0]
 
 
+def test_a_file_that_was_deleted_and_is_no_longer_to_be_had_has_failed(
+    server: MediaServer, local: Local, tmp_path: Path
+) -> None:
+    served = server.serve("abc", wav(SHORT))
+    segments = table(("abc", 0.0, 1.0))
+    download_audio(segments, tmp_path, local())
+    (tmp_path / "abc_0.flac").unlink()
+    served.always = 404
+    again = download_audio(segments, tmp_path, local(), shard=(1, 2))  # whose ledger is not the one that says done
+    assert (again.clips, again.skipped, reasons(again)) == (0, 0, {"abc_0": "removed"})
+
+
 def test_a_file_that_was_changed_or_deleted_is_made_again(server: MediaServer, local: Local, tmp_path: Path) -> None:
     server.serve("abc", wav(SHORT))
     segments = table(("abc", 0.0, 1.0), ("abc", 1.0, 2.0), ("abc", 2.0, 3.0))
@@ -381,6 +393,12 @@ def test_jobs_run_at_once_and_no_more(server: MediaServer, local: Local, tmp_pat
     assert server.most_at_once == 3
 
 
+def test_addresses_may_have_braces(server: MediaServer, local: Local, tmp_path: Path) -> None:
+    server.serve("abc", wav(SHORT))
+    how = local(url_template=f"{server.template}?filter={{a}}")
+    assert download_audio(table(("abc", 0.0, 1.0)), tmp_path, how).failures == ()
+
+
 def test_videos_of_other_sites_are_named_by_their_address(server: MediaServer, local: Local, tmp_path: Path) -> None:
     server.serve("talk.wav", wav(SHORT))
     url = server.template.format(ytid="talk.wav")
@@ -456,10 +474,12 @@ def test_without_yt_dlp_it_says_what_to_install(local: Local, tmp_path: Path, mo
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 import pyarrow as pa
 from audioset.dataset.download import DownloadOptions, download_audio
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
 names = sys.argv[3].split(",")
 segments = pa.table({"ytid": names, "start_s": [0.0] * len(names), "end_s": [1.0] * len(names)})
 try:
@@ -480,14 +500,19 @@ def test_a_stopped_job_goes_on_where_it_was(
         server.serve(name, wav(SHORT), slow=released if i >= 3 else None)
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, out, server.template, ",".join(names)])
-    until = time.monotonic() + 60
-    while len(list(out.glob("*.flac"))) < 3 or sum(len(server.files[n].asked) for n in names[3:]) < 4:
-        assert time.monotonic() < until
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(how)
-    assert process.wait(timeout=30) == (130 if how == signal.SIGINT else -signal.SIGKILL)
-    assert files(out) == ["ledger.sqlite" if i == 3 else f"v{i}_0.flac" for i in (3, 0, 1, 2)]
+    try:
+        until = time.monotonic() + 60
+        while len(list(out.glob("*.flac"))) < 3 or sum(len(server.files[n].asked) for n in names[3:]) < 4:
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(how)
+        assert process.wait(timeout=30) == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    seen = [name for name in files(out) if not name.endswith("-journal")]  # SQLite's own, after a kill
+    assert seen == ["ledger.sqlite", *(f"v{i}_0.flac" for i in range(3))]
     assert how == signal.SIGKILL or leftovers(out) == []
     assert read_status(out).counts["pending"] >= 3
     released.set()

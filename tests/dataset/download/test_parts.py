@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import threading
 import time
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,10 @@ from audioset.dataset.download.clips import Clip, select_clips, stem
 from audioset.dataset.download.extract import Extractor, Media
 from audioset.dataset.download.failures import ClipError, Stopped, of_status, plain
 from audioset.dataset.download.gate import Gate
-from audioset.dataset.download.ledger import Ledger, ledger_name, read_entries
+from audioset.dataset.download.ledger import Ledger, _address, check_settings, ledger_name, read_entries
 from audioset.dataset.download.options import DownloadOptions
 from audioset.dataset.download.remote import BLOCK_BYTES, RemoteFile
+from audioset.errors import DatasetError
 
 from ._media import MediaServer
 from .conftest import table
@@ -126,6 +128,13 @@ def test_own_segments_are_named_by_their_address(tmp_path: Path, url: str, ytid:
     assert clip == Clip(ytid, 1.0, 2.5, url)
 
 
+@pytest.mark.parametrize("url", [None, ""])
+def test_segments_without_a_video_are_refused(url: str | None) -> None:
+    segments = pa.table({"url": pa.array([url], pa.string()), "start_s": [0.0], "end_s": [1.0]})
+    with pytest.raises(DatasetError, match=r"None from 0\.0 to 1\.0 s; expected letters"):
+        select_clips(segments)
+
+
 def test_statuses_are_understood_and_waits_are_as_long_as_asked() -> None:
     throttled = of_status(429, "answers 429", "7")
     assert (throttled.reason, throttled.wait_s) == ("throttled", 7.0)
@@ -141,7 +150,9 @@ def test_messages_hide_what_addresses_carry() -> None:
     assert len(plain("x" * 1000)) == 300
 
 
-def test_ledgers_are_read_together_with_what_is_done_first(tmp_path: Path) -> None:
+def test_ledgers_are_read_together_with_what_is_done_first_while_its_files_are_there(tmp_path: Path) -> None:
+    made = tmp_path / "abc_0.flac"
+    made.write_bytes(bytes(10))
     clip = Clip("abc", 0.0, 1.0)
     for shard in ((1, 1), (1, 2)):
         ledger = Ledger(tmp_path, shard, {})
@@ -154,6 +165,45 @@ def test_ledgers_are_read_together_with_what_is_done_first(tmp_path: Path) -> No
     (entry,) = read_entries(tmp_path).values()
     assert (entry.state, entry.bytes, entry.duration_s, entry.tries) == ("done", 10, 1.0, 1)
     assert {path.name for path in tmp_path.glob("*.sqlite")} == {ledger_name((1, 1)), "ledger-1-of-2.sqlite"}
+    made.unlink()
+    (entry,) = read_entries(tmp_path).values()
+    assert (entry.state, entry.reason) == ("failed", "network")
+
+
+def test_a_ledger_that_is_but_begun_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / ledger_name((1, 2))).write_bytes(b"")  # as SQLite begins
+    check_settings(tmp_path, {})
+    assert read_entries(tmp_path) == {}
+    Ledger(tmp_path, (1, 2), {"format": "wav"}).close()
+    check_settings(tmp_path, {"format": "wav"})
+
+
+def test_ledgers_can_be_read_while_others_are_made(tmp_path: Path) -> None:
+    done = threading.Event()
+    faults: list[Exception] = []
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                check_settings(tmp_path, {})
+            except Exception as error:
+                faults.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(1, 11):
+        Ledger(tmp_path, (i, 10), {}).close()
+    done.set()
+    reader.join()
+    assert faults == []
+
+
+def test_ledgers_are_found_on_windows_shares_too(tmp_path: Path) -> None:
+    address = _address(PureWindowsPath("//server/a share/ledger.sqlite"), "ro")
+    assert address == "file:////server/a%20share/ledger.sqlite?mode=ro"
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):  # not "invalid uri authority"
+        sqlite3.connect(address, uri=True)
+    assert _address(PureWindowsPath("C:/100%/ledger.sqlite"), "rw") == "file:///C%3A/100%25/ledger.sqlite?mode=rw"
 
 
 def test_a_failure_is_permanent_by_its_reason() -> None:
@@ -183,6 +233,13 @@ def test_a_remote_file_reads_as_a_local_one(server: MediaServer, rng: np.random.
     assert len(served.asked) == 3
     assert file.fetched_bytes == served.sent == len(content)
     assert remote_file(server, "x", threading.Event()).seek(10**9) == 10**9
+
+
+@pytest.mark.parametrize("part_bytes", [1000, 2 * BLOCK_BYTES], ids=["shorter", "longer"])
+def test_parts_that_are_not_those_asked_for_are_refused(server: MediaServer, part_bytes: int) -> None:
+    server.serve("x", bytes(3 * BLOCK_BYTES), part_bytes=part_bytes)
+    with pytest.raises(ClipError, match="sends another part"):
+        remote_file(server, "x", threading.Event()).read(BLOCK_BYTES)
 
 
 def test_a_remote_file_stops_when_told_and_when_its_time_is_over(server: MediaServer) -> None:

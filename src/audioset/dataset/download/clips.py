@@ -189,7 +189,9 @@ def _each_once(table: Any, name: str) -> Any:
     return table.take([row for row, _ in first.values()])
 
 
-def _id_of(url: object) -> str:
-    """What to call a video by its address: its id if it is YouTube's, else the beginning of a hash."""
+def _id_of(url: object) -> str | None:
+    """What to call a video: its id if its address is YouTube's, else the beginning of a hash; None without address."""
+    if not url:
+        return None
     found = _YOUTUBE_ID.search(str(url))
     return found[1] if found else hashlib.sha256(str(url).encode()).hexdigest()[:11]

@@ -20,7 +20,7 @@ from audioset.dataset.download.clips import Clip, Selection, select_clips, stem
 from audioset.dataset.download.extract import Extractor, Found, check_installed, read_cookies
 from audioset.dataset.download.failures import TEMPORARY, ClipError, Stopped
 from audioset.dataset.download.gate import Gate
-from audioset.dataset.download.ledger import Entry, Ledger, check_settings, read_entries
+from audioset.dataset.download.ledger import Entry, Ledger, check_settings, is_there, read_entries
 from audioset.dataset.download.options import DownloadOptions
 from audioset.errors import FetchError, OptionError
 
@@ -207,7 +207,7 @@ class _Job:
         skipped = 0
         for clip in selection.clips:
             entry = known.get(clip.key)
-            if entry is not None and entry.state == "done" and entry.end_s == clip.end_s and self._is_there(entry):
+            if entry is not None and entry.end_s == clip.end_s and is_there(self.folder, entry):
                 skipped += 1
             elif entry is None or not entry.permanent or retry_failed:
                 plain = clip.key.lower()
@@ -223,13 +223,6 @@ class _Job:
         return DownloadSummary(
             self.folder, self.ledger.path, self.clips, skipped, tuple(failures), self.audio_s, wall_s
         )
-
-    def _is_there(self, entry: Entry) -> bool:
-        """Whether a clip's files are as they were written."""
-        sizes = [(entry.file, entry.bytes)]
-        if entry.video_bytes is not None:
-            sizes.append((f"{Path(entry.file).stem}.mp4", entry.video_bytes))
-        return all(_size(self.folder / name) == size for name, size in sizes)
 
     def _work(self, tasks: list[_Task]) -> None:
         workspace = self.folder / f".partial-{self.shard[0]}-of-{self.shard[1]}"
@@ -371,7 +364,7 @@ class _Worker:
         from audioset.dataset.download.cut import TOLERANCE_S, cut_sound, encoded, too_short
 
         clip = task.clip
-        found: Found = extractor.find(clip.url or self.options.url_template.format(ytid=clip.ytid))
+        found: Found = extractor.find(clip.url or self.options.url_template.replace("{ytid}", clip.ytid))
         if found.duration_s is not None:
             # Sites round lengths to whole seconds.
             needed_s = clip.start_s if self.options.allow_short else clip.end_s - TOLERANCE_S
@@ -393,10 +386,3 @@ class _Worker:
                 temporary.write_bytes(content)
         sizes = [len(content) for content in contents.values()]
         return _Made(sizes[0], sizes[1] if len(sizes) > 1 else None, sound.duration_s)
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None

@@ -9,8 +9,9 @@ import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal, TypeAlias
+from urllib.parse import quote
 
 from audioset._files import unwritable
 from audioset.dataset.download.clips import Clip
@@ -70,14 +71,12 @@ class Entry:
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(Entry))
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS clips (
-    key TEXT PRIMARY KEY, ytid TEXT NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, url TEXT, file TEXT NOT NULL,
-    state TEXT NOT NULL, reason TEXT, message TEXT, tries INTEGER NOT NULL, bytes INTEGER, video_bytes INTEGER,
-    duration_s REAL, updated_s REAL NOT NULL
-);
-"""
+_TABLES: Final = (
+    "meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "clips (key TEXT PRIMARY KEY, ytid TEXT NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, url TEXT, "
+    "file TEXT NOT NULL, state TEXT NOT NULL, reason TEXT, message TEXT, tries INTEGER NOT NULL, bytes INTEGER, "
+    "video_bytes INTEGER, duration_s REAL, updated_s REAL NOT NULL)",
+)
 
 
 class Ledger:
@@ -103,16 +102,18 @@ class Ledger:
         try:
             with _reporting(self.path):
                 self._db = sqlite3.connect(self.path, timeout=_LOCKED_S, isolation_level=None)
-                self._db.executescript(_SCHEMA)
                 about = [("version", _VERSION), ("settings", json.dumps(settings, sort_keys=True))]
-                self._db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", about)
+                with self._transaction():  # others read it, and a kill may come, at any moment: all of it or nothing
+                    for table in _TABLES:
+                        self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+                    self._db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", about)
         except BaseException:
             self._lock.release()
             raise
 
     def expect(self, clips: Iterable[tuple[Clip, str]]) -> None:
         """Note that clips are to be made, with the names of their files; what is known of their failures stays."""
-        rows = [(c.key, c.ytid, c.start_s, c.end_s, c.url, file, time.time()) for c, file in clips]
+        rows = ((c.key, c.ytid, c.start_s, c.end_s, c.url, file, time.time()) for c, file in clips)
         with _reporting(self.path), self._transaction():
             self._db.executemany(
                 "INSERT INTO clips (key, ytid, start_s, end_s, url, file, state, tries, updated_s) "
@@ -172,6 +173,8 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raise OptionError if the files of one of a folder's ledgers were not made as `settings` say."""
     for path in ledgers_in(folder):
         with _reading(path) as db:
+            if db is None:
+                continue
             theirs = json.loads(dict(db.execute("SELECT name, value FROM meta"))["settings"])
         if theirs != dict(settings):
             raise OptionError(
@@ -181,7 +184,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_entries(folder: Path, spelled: Container[str] | None = None) -> dict[str, Entry]:
-    """Return what the ledgers of a folder know, by key: of several entries a done one, else the latest.
+    """Return what the ledgers of a folder know, by key: of several entries a done one with its files, else the latest.
 
     With `spelled`, only of keys that are in it in lower case: there may be millions of others.
 
@@ -193,30 +196,55 @@ def read_entries(folder: Path, spelled: Container[str] | None = None) -> dict[st
     found: dict[str, Entry] = {}
     for path in ledgers_in(folder):
         with _reading(path) as db:
-            for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM clips"):  # noqa: S608 - ours
+            for row in () if db is None else db.execute(f"SELECT {', '.join(_COLUMNS)} FROM clips"):  # noqa: S608 - ours
                 if spelled is not None and row[0].lower() not in spelled:
                     continue
                 entry = Entry(*row)
                 known = found.get(entry.key)
-                if known is None or _precedence(entry) > _precedence(known):
+                if known is None or _precedence(folder, entry) > _precedence(folder, known):
                     found[entry.key] = entry
     return found
 
 
-def _precedence(entry: Entry) -> tuple[bool, float, int]:
-    return entry.state == "done", entry.updated_s, _RANK[entry.state]
+def is_there(folder: Path, entry: Entry) -> bool:
+    """Return whether a clip is done and its files are as they were written."""
+    sizes = [(entry.file, entry.bytes)]
+    if entry.video_bytes is not None:
+        sizes.append((f"{Path(entry.file).stem}.mp4", entry.video_bytes))
+    return entry.state == "done" and all(_size(folder / name) == size for name, size in sizes)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _precedence(folder: Path, entry: Entry) -> tuple[bool, float, int]:
+    return is_there(folder, entry), entry.updated_s, _RANK[entry.state]
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a ledger to read; to mend what a kill left half written, SQLite must be able to write, if it may."""
+def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open a ledger to read, None for one that is but begun: SQLite starts with an empty file.
+
+    To mend what a kill left half written, SQLite must be able to write, if it may.
+    """
     mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
-    address = f"{path.absolute().as_uri()}?mode={mode}"
-    with _reporting(path), closing(sqlite3.connect(address, uri=True, timeout=_LOCKED_S)) as db:
+    with _reporting(path), closing(sqlite3.connect(_address(path.absolute(), mode), uri=True, timeout=_LOCKED_S)) as db:
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+            yield None
+            return
         version = dict(db.execute("SELECT name, value FROM meta")).get("version")
         if version != _VERSION:
             raise ValueError(f"version {version} where {_VERSION} is known")
         yield db
+
+
+def _address(path: PurePath, mode: str) -> str:
+    """SQLite's URI of an absolute path; unlike `as_uri`, with the server of a Windows share in it, as SQLite wants."""
+    return f"file:///{quote(path.as_posix().removeprefix('/'))}?mode={mode}"
 
 
 def _said(settings: Mapping[str, Any]) -> str:

@@ -99,9 +99,11 @@ class RemoteFile:
         length = int(response.get_header("Content-Length") or -1)
         if response.status == 206:
             found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", (response.get_header("Content-Range") or "").strip())
-            if found is None or int(found[1]) != first:
+            size = 0 if found is None else int(found[3])
+            last = min(first + BLOCK_BYTES, size) - 1
+            if found is None or (int(found[1]), int(found[2])) != (first, last):
                 raise ClipError("network", "the media server sends another part than was asked for")
-            expected, self._size = int(found[2]) + 1 - first, int(found[3])
+            expected, self._size = last + 1 - first, size
         elif first == 0 and 0 <= length <= BLOCK_BYTES:  # it knows no ranges, and it does not matter
             expected = self._size = length
         else:
