@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 
 from audioset.cli import app
 from audioset.cli.dataset import audio
-from audioset.dataset.download import DownloadOptions, gate, job
+from audioset.dataset.download import DownloadOptions
 from dataset.download._media import MediaServer, noise, wav
+from dataset.download.conftest import impatient  # noqa: F401 - for all tests here
 
 pytest.importorskip("yt_dlp")
 
@@ -42,14 +43,6 @@ def server() -> Iterator[MediaServer]:
         server.serve(name, wav(noise(3.0)))
     yield server
     server.close()
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(gate, "FIRST_PAUSE_S", 0.01)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
