@@ -165,6 +165,15 @@ def test_text_that_is_not_utf8_is_refused(path: Path) -> None:
         read_segments(path)
 
 
+def test_a_file_without_lines_does_not_fill_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.csv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        for _ in range(40):
+            stream.write(bytes(1 << 20))
+    with pytest.raises(DatasetError, match=r"zeros\.csv\.gz, line 1: longer than 16 MiB; expected lines of text"):
+        read_segments(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"], ids=["nothing", "blank", "BOM"])
 def test_a_file_with_nothing_in_it_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)

@@ -135,6 +135,18 @@ def test_a_member_with_holes_is_reported_and_the_next_one_follows(tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME], ids=["pax", "GNU"])
+def test_attributes_of_a_member_that_would_fill_the_memory_are_refused(tmp_path: Path, kind: bytes) -> None:
+    entry = tarfile.TarInfo("attributes")
+    entry.type, entry.size = kind, 3 << 20
+    content = b"%d comment=" % entry.size
+    content += b"x" * (entry.size - len(content) - 1) + b"\n"
+    path = tmp_path / "x.tar"
+    path.write_bytes(entry.tobuf(tarfile.USTAR_FORMAT) + content + tar({"a.tfrecord": ONE}))
+    with pytest.raises(RecordError, match="attributes of 3,145,728 bytes"):
+        read(path)
+
+
 def test_names_that_are_not_utf8_are_shown_with_their_bytes(tmp_path: Path) -> None:
     data = tar({"caf\udce9.tfrecord": ONE[:-1]})
     (tmp_path / "x.tar").write_bytes(data)

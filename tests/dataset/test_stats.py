@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from audioset.classes import class_list
@@ -98,6 +99,11 @@ def test_json_has_the_numbers() -> None:
     assert found["classes"][1] == {"mid": BARK, "name": "Bark", "num_clips": 3}
     assert found["pairs"] == [{"names": ["Speech", "Bark"], "num_clips": 2}]
     assert [row["num_clips"] for row in found["classes"]] == [3, 3, 1, 1, 1]
+
+
+def test_lengths_beyond_ten_seconds_are_as_they_are() -> None:
+    twice = SOME.set_column(2, "end_s", pc.add(SOME["start_s"], 20.0))
+    assert segment_stats(twice).to_json()["duration_s"] == {"total": 120.0, "min": 20.0, "mean": 20.0, "max": 20.0}
 
 
 def test_picture_is_drawn(tmp_path: Path) -> None:

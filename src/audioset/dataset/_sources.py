@@ -33,6 +33,10 @@ SUFFIXES = (".tfrecord", ".tfrecord.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _NEVER_EMPTY = (".gz", ".tgz", ".tar")  # unlike a shard, which may have no records
 _TAR_BLOCK_BYTES = 512
+_MAX_HEADER_BYTES = 1 << 20  # of a member's long name and other attributes, which `tarfile` reads whole
+_HEADER_TYPES = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+)  # fmt: skip
 _GZIP_WBITS = 31  # zlib's number for gzip's header and checksum
 _PIECE_BYTES = 1 << 15  # of compressed data; even of the emptiest content that is 32 MiB at most
 
@@ -291,11 +295,14 @@ class _Entry(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
-            return super().frombuf(buf, encoding, errors)
+            entry = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == _TAR_BLOCK_BYTES and not any(buf):  # the mark at the end
                 raise
             raise tarfile.ReadError(f"{error} where a member's or the end mark belongs") from error
+        if entry.type in _HEADER_TYPES and entry.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a member's attributes of {entry.size:,} bytes")
+        return entry
 
 
 def _uncompressed(file: IO[bytes]) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from audioset.errors import DatasetError
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 1 << 24
+_MAX_LINE_BYTES = 1 << 24  # what unpacks to more in one line is no text, and must not fill the memory
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises
     ------
     DatasetError
-        The file cannot be read, or has nothing in it.
+        The file cannot be read, has nothing in it, or a line of more than 16 MiB.
     """
     line, held = 1, b""
     with opened(path) as stream:
@@ -53,6 +54,11 @@ def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
                 piece = piece.removeprefix(_BOM)
             held += piece
             end = held.rfind(b"\n") + 1
+            if not end and len(held) > _MAX_LINE_BYTES:
+                raise DatasetError(
+                    f"{path}, line {line}: longer than {_MAX_LINE_BYTES >> 20} MiB; expected lines of text. It is "
+                    "another kind of file, or damaged: fetch it again"
+                )
             if end:
                 yield line, held[:end]
                 line += held.count(b"\n", 0, end)

@@ -280,8 +280,7 @@ class Ontology:
             A label is no class of the ontology, or there is no such rule.
         """
         given = dict.fromkeys(self.mid(label) for label in labels)
-        wanted = self._by_mid.keys() if classes is None else classes.mids
-        implied = _implied(self, self._eligible(wanted, restricted), rule)
+        implied = _implied(self, None if classes is None else classes.mids, restricted, rule)
         added = {ancestor for mid in given for ancestor in implied[mid]}
         return (*given, *self._in_file_order(added - given.keys()))
 
@@ -309,7 +308,7 @@ class Ontology:
                 f"mids {mids[0]!r}, …: none is in {self.source}; expected machine ids such as {self.nodes[0].mid!r}"
             )
         columns = {mid: column for column, mid in enumerate(mids)}
-        implied = _implied(self, self._eligible(mids, restricted), rule)
+        implied = _implied(self, tuple(mids), restricted, rule)
         matrix = np.eye(len(mids), dtype=np.bool_)
         for row, mid in enumerate(mids):
             matrix[row, [columns[ancestor] for ancestor in implied.get(mid, ())]] = True
@@ -426,11 +425,6 @@ class Ontology:
             found |= dict.fromkeys(level)
         return tuple(found)
 
-    def _eligible(self, mids: Iterable[str], restricted: bool) -> frozenset[str]:
-        """The classes that may receive labels."""
-        nodes = [self._by_mid[mid] for mid in mids if mid in self._by_mid]
-        return frozenset(node.mid for node in nodes if restricted or not {ABSTRACT, BLACKLIST} & {*node.restrictions})
-
 
 @cache
 def _shipped() -> Ontology:
@@ -445,10 +439,16 @@ def _spoken(text: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _implied(ontology: Ontology, eligible: frozenset[str], rule: Rule) -> Mapping[str, frozenset[str]]:
-    """Return by mid of every class the eligible ones that a label of it brings, itself not among them."""
+def _implied(
+    ontology: Ontology, mids: tuple[str, ...] | None, restricted: bool, rule: Rule
+) -> Mapping[str, frozenset[str]]:
+    """Return by mid of every class those of `mids` (None: of all) that a label of it brings, itself not among them."""
     if rule not in get_args(Rule):
         raise OptionError(f"rule {rule!r}: unknown; expected {' or '.join(map(repr, get_args(Rule)))}")
+    wanted = ontology._by_mid.keys() if mids is None else ontology._by_mid.keys() & set(mids)
+    eligible = {
+        mid for mid in wanted if restricted or not {ABSTRACT, BLACKLIST} & {*ontology._by_mid[mid].restrictions}
+    }
     nearest: dict[str, frozenset[str]] = {}  # the eligible classes above, of which the way holds no other
     implied: dict[str, frozenset[str]] = {}
     for mid in ontology._parents_first:

@@ -120,7 +120,7 @@ class SegmentStats:
             },
             "duration_s": {
                 "total": float(self.durations_s.sum()),
-                "min": float(self.durations_s.min(initial=FULL_LENGTH_S)) if self.num_clips else None,
+                "min": float(self.durations_s.min()) if self.num_clips else None,
                 "mean": _mean(self.durations_s),
                 "max": float(self.durations_s.max()) if self.num_clips else None,
             },
