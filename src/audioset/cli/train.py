@@ -119,7 +119,7 @@ def train(
 
     Examples:
 
-      audioset train features.tar.gz --valid eval.arrow -o attention.safetensors
+      audioset train train.arrow --valid validate.arrow -o attention.safetensors
 
       audioset train birds.parquet --labels birds.csv --head logistic -o birds.safetensors
 
