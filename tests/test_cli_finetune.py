@@ -115,7 +115,7 @@ def test_unreadable_clips_are_named_and_the_status_is_1(toy: Path, tmp_path: Pat
     (toy / "sine" / "03.wav").write_bytes(b"broken")
     result = run(toy, "-o", tmp_path / "toy.safetensors", *TINY, status=1)
     assert f"failed: {toy / 'sine' / '03.wav'}" in result.stderr
-    assert "1 clips could not be read and were left out" in result.stderr
+    assert "1 clip could not be read, left out" in result.stderr
     assert (tmp_path / "toy.safetensors").is_file()
     assert audioset.load(tmp_path / "toy.safetensors").spec.num_classes == 3
 
@@ -165,7 +165,7 @@ def test_full_tells_of_each_validation(toy: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     result = run(toy, "-o", tmp_path / "toy.safetensors", *TINY, "--full", "--epochs", "2", "--valid-fraction", "0.34")
     assert "all weights moved" in result.stdout
-    assert "training final: step 2 of at most 2: validation mAP" in result.stderr
+    assert "training final: step 1 of at most 2: validation accuracy" in result.stderr
     assert "sounds" not in " ".join(path.name for path in (tmp_path / "toy.safetensors.work").iterdir())
 
 

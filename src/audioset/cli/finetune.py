@@ -96,7 +96,7 @@ def finetune(
     ] = True,
     epochs: Annotated[int, typer.Option("--epochs", help="With --full: at most so often through the clips.")] = EPOCHS,
     patience: Annotated[
-        int, typer.Option("--patience", help="With --full: epochs without a better validation mAP until it ends.")
+        int, typer.Option("--patience", help="With --full: epochs without better validation until it ends.")
     ] = PATIENCE,
     batch_size: Annotated[int, typer.Option("--batch-size", help="With --full: clips a step.")] = BATCH_SIZE,
     learning_rate: Annotated[
@@ -190,7 +190,8 @@ def finetune(
         typer.echo("\n".join(_said(result)))
     report_failures(result.failed)
     if result.failed:
-        typer.echo(f"{len(result.failed):,} clips could not be read and were left out", err=True)
+        num = len(result.failed)
+        typer.echo(f"{num:,} {'clip' if num == 1 else 'clips'} could not be read, left out", err=True)
         raise typer.Exit(1)
 
 

@@ -37,7 +37,9 @@ from audioset.weights import from_tensors
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
-METRIC: Final = "valid/mAP"
+# Accuracy, or mAP where clips may have several classes; of equals the one with the lower log loss is better.
+METRIC: Final = "valid/merit"
+_LOSS_SHARE: Final = 1e-4
 _SOUNDS, _STARTS = "sounds.f32", "sounds.json"
 _AUGMENT: Final = 7  # purpose of the random numbers, beside those of `audioset.train.batches`
 _CLIPS_AT_ONCE: Final = 16  # in validation
@@ -100,13 +102,13 @@ class Tuned:
         Its weights.
     epoch : int
         Epochs after which it was so.
-    mean_ap : float
-        Its validation mAP; NaN without validation.
+    merit : float
+        Its validation accuracy (mAP where clips may have several classes), less a little of the loss; NaN without.
     """
 
     tensors: Tensors
     epoch: int
-    mean_ap: float
+    merit: float
 
 
 def fit_full(
@@ -350,6 +352,9 @@ class _Task(_running.Task):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
         if self._progress is not None:
             self._progress(self._stage, self.global_step, self._num_steps, self._talk)
 
@@ -365,14 +370,16 @@ class _Task(_running.Task):
         targets = np.concatenate(self._targets)
         self._scores.clear()
         self._targets.clear()
-        # Which class scores highest, not how high: networks that are too sure of themselves go on getting better.
-        mean = macro(average_precision(scores, targets)) if targets.any() else 0.0
-        self.log(METRIC, mean)
-        self._talk = f"validation mAP {mean:.4f}"
+        surprise = -np.log(np.maximum(np.where(targets, scores, 1 - scores), np.finfo(np.float32).tiny))
         if self._softmax:
-            accuracy = float((scores.argmax(axis=1) == targets.argmax(axis=1)).mean())
-            self.log("valid/accuracy", accuracy)
-            self._talk += f", accuracy {accuracy:.1%}"
+            loss, name = float(surprise[targets].mean()), "accuracy"
+            right = float((scores.argmax(axis=1) == targets.argmax(axis=1)).mean())
+        else:
+            loss, name = float(surprise.mean()), "mAP"
+            right = macro(average_precision(scores, targets)) if targets.any() else 0.0
+        self.log_dict({METRIC: right - _LOSS_SHARE * loss, f"valid/{name}": right, "valid/loss": loss})
+        self._talk = f"validation {name} {right:.4f}, loss {loss:.4f}"
+        self._tell()
 
 
 @contextmanager

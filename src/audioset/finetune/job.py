@@ -35,6 +35,7 @@ from audioset.weights import Weights, content
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
 WORK_SUFFIX = ".work"
+_SHOWN = 5
 
 
 def finetune(
@@ -223,12 +224,19 @@ class _Job:
     def split(self) -> Split:
         tested = any(clip.split == TEST for clip in self.sounds.clips)
         options = self.options
-        return split(
-            self.sounds,
-            valid_fraction=options.share_to_validate(tested),
-            num_folds=options.folds,
-            seed=options.seed,
-        )
+        try:
+            return split(
+                self.sounds,
+                valid_fraction=options.share_to_validate(tested),
+                num_folds=options.folds,
+                seed=options.seed,
+            )
+        except DatasetError as error:
+            missing = [*self.sounds.warnings, *self.failed]
+            if not missing:
+                raise
+            more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
+            raise DatasetError(f"{error}. Left out before: {'; '.join(missing[:_SHOWN])}{more}") from error
 
     def open(self, work: Path, split_up: Split, *, overwrite: bool) -> None:
         """Make or take up the folder of a full job, with all clips that it learns from or stops by decoded."""

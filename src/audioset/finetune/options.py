@@ -37,7 +37,8 @@ class FinetuneOptions:
     epochs : int
         In `full`: at most so many times through the clips.
     patience : int
-        In `full`: epochs without a better validation mAP after which it ends.
+        In `full`: epochs without a better validation accuracy (mAP where clips may have several classes), or
+        a lower loss at the same one, after which it ends.
     batch_size : int
         In `full`: clips a step.
     learning_rate : float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from audioset.finetune.split import inner_folds
 
 Floats = npt.NDArray[np.float64]
 
-# Inverse strengths of regularization to choose from: by accuracy (mAP), and of equals by log loss, which alone would
-# hold a probe for bad that is right but too sure of new speakers or places.
+# Inverse strengths of regularization to choose from. Of those whose accuracy (mAP) is within a standard error of the best,
+# that with the lowest log loss is taken: by accuracy alone chance decides between clips, and log loss alone holds a probe
+# for bad that is right but too sure of new speakers or places.
 STRENGTHS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 _UNCHOSEN: Final = 0.1  # where the data are too few to choose by
 _INNER_FOLDS: Final = 5
@@ -89,13 +91,16 @@ def fit_probe(
             progress(done, total)
         return found
 
-    merits = {}
+    merits: dict[float, tuple[float, float]] = {}
     for strength in STRENGTHS if folds else ():
         logits = np.empty(targets.shape)
         for learnt, held in folds:
             logits[held] = fitted(learnt, strength).logits(embeddings[held])
-        merits[strength] = (_share_right(logits, targets, multi_label), -log_loss(logits, targets, multi_label))
-    chosen = max(merits, key=merits.__getitem__) if merits else _UNCHOSEN
+        merits[strength] = (_share_right(logits, targets, multi_label), log_loss(logits, targets, multi_label))
+    best = max((right for right, _ in merits.values()), default=0.0)
+    as_good = best - math.sqrt(best * (1 - best) / len(targets))
+    losses = {strength: loss for strength, (right, loss) in merits.items() if right >= as_good}
+    chosen = min(losses, key=losses.__getitem__) if losses else _UNCHOSEN
     return fitted(slice(None), chosen)
 
 
