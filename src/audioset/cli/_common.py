@@ -33,6 +33,16 @@ def report_failures(reasons: Sequence[str], *, all_with: str = "--json") -> None
         typer.echo(f"failed: {len(reasons) - _NAMED_FAILURES} more; {all_with} lists them all", err=True)
 
 
+def write_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as columns two spaces apart, as wide as terminals show their widest cell."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        line = "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
+        typer.echo(line.rstrip())
+
+
 class Bar:
     """Progress in files, or in seconds of audio where the inputs are few and their lengths known."""
 

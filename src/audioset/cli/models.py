@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from audioset.cli._common import write_columns
+
 if TYPE_CHECKING:
     from audioset.weights import CatalogueEntry, Progress
 
@@ -53,10 +55,7 @@ def list_(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = [_COLUMNS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    write_columns([_COLUMNS, *map(_cells, rows)])
 
 
 @app.command()

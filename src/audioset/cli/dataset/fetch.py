@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioset.cli._common import interrupted_says
+from audioset.cli._common import interrupted_says, write_columns
 from audioset.cli.models import downloading
 
 if TYPE_CHECKING:
@@ -109,10 +109,7 @@ def files(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = [_COLUMNS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    write_columns([_COLUMNS, *map(_cells, rows)])
 
 
 def _fetch_one(file: DatasetFile, region: str, base_url: str | None) -> Path:

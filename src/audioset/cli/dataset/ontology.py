@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from audioset.cli._common import write_columns
 from audioset.errors import OptionError
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def search(
         for item in shown:
             index = "-" if item["index"] is None else str(item["index"])
             rows.append((index, item["mid"], item["name"], "; ".join(map(graph.name, item["parents"])) or "-"))
-        _write_columns(rows)
+        write_columns(rows)
     if len(found) > limit:
         typer.echo(f"{len(found) - limit} more; --limit {len(found)} shows them all", err=True)
     if not found:
@@ -319,15 +320,6 @@ def _check_size(graph: Ontology, tops: tuple[str, ...], depth: int) -> None:
     total = sum(lines[top] for top in tops)
     if total > _MAX_LINES:
         raise OptionError(f"--depth {depth}: {total:,} lines; expected {_MAX_LINES:,} or fewer. Use a smaller one")
-
-
-def _write_columns(rows: list[tuple[str, ...]]) -> None:
-    from rich.cells import cell_len
-
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        line = "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
-        typer.echo(line.rstrip())
 
 
 def _write_json(value: Any) -> None:

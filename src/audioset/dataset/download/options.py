@@ -40,7 +40,7 @@ class DownloadOptions:
     tries : int
         Attempts at a clip in one run, where trying again may help.
     timeout_s : float
-        How long to wait for a server to say something; a clip may take fifteen times as long in all.
+        How long to wait for a server to say something; the media of a clip may take fifteen times as long in all.
     pause_s : float
         Seconds at least from the beginning of one clip to that of the next, over all jobs.
     cookies : Path, optional
