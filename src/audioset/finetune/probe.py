@@ -17,9 +17,9 @@ from audioset.finetune.split import inner_folds
 
 Floats = npt.NDArray[np.float64]
 
-# Inverse strengths of regularization to choose from. Of those whose accuracy (mAP) is within a standard error of the best,
-# that with the lowest log loss is taken: by accuracy alone chance decides between clips, and log loss alone holds a probe
-# for bad that is right but too sure of new speakers or places.
+# Inverse strengths of regularization to choose from. Of those whose accuracy (mAP) is within a standard error of the
+# best, that with the lowest log loss is taken: by accuracy alone chance decides between clips, and log loss alone holds
+# a probe for bad that is right but too sure of new speakers or places.
 STRENGTHS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 _UNCHOSEN: Final = 0.1  # where the data are too few to choose by
 _INNER_FOLDS: Final = 5
