@@ -52,6 +52,9 @@ def _root(
 def main() -> None:
     """Run the command line: errors that are the user's to mend become one message and an exit status."""
     warnings.showwarning = _show_warning
+    # PyTorch's threads wait for each other without sleeping, unless told before it is loaded: where other programs run
+    # too, steps of a small head then take several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Closed ones are None, of which no library knows.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
