@@ -239,6 +239,23 @@ def test_ids_that_would_not_come_back_are_not_written(tmp_path: Path, ytid: str)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("column", "value", "said"), [
+    ("ytid", None, "a null cannot be written"),
+    ("start_s", None, "a null cannot be written"),
+    ("mids", None, "a null cannot be written"),
+    ("mids", [None], "a null cannot be written"),
+    ("start_s", float("nan"), r"a from nan to 1\.0 s cannot be written .* expected 0 ≤ start_s < end_s"),
+    ("start_s", 1.0, r"a from 1\.0 to 1\.0 s cannot be written"),
+    ("end_s", float("inf"), r"a from 0\.0 to inf s cannot be written"),
+])  # fmt: skip
+def test_segments_that_could_not_be_read_are_not_written(tmp_path: Path, column: str, value: Any, said: str) -> None:
+    row = {"ytid": "a", "start_s": 0.0, "end_s": 1.0, "mids": ["/m/09x0r"], column: value}
+    table = pa.table({name: pa.array([row[name]], SCHEMA.field(name).type) for name in row})
+    with pytest.raises(DatasetError, match=said):
+        write_segments(table, tmp_path / "s.csv")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_written_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no column 'mids' among ytid, start_s, end_s;"):
         write_segments(read_segments(path).select(["ytid", "start_s", "end_s"]), tmp_path / "s.csv")

@@ -99,20 +99,13 @@ def write_segments(table: pa.Table, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     DatasetError
-        The table lacks a column, or has an id or a mid that would not come back from the file.
+        The table lacks a column or a value, or has an id, a time or a mid that would not come back from the file.
     OutputError
         The file cannot be written.
     """
     from audioset._files import written_whole
 
-    check_columns(table, "ytid", "start_s", "end_s", "mids")
-    for column in (table["ytid"], pc.list_flatten(table["mids"])):
-        bad = column.filter(pc.match_substring_regex(column, _NOT_WRITABLE))
-        if len(bad):
-            raise DatasetError(
-                f"{path}: {bad[0].as_py()!r} cannot be written to a csv of segments; expected ids and mids that are "
-                "not empty and have no quotes, commas, line ends, or # or space in front"
-            )
+    _check_writable(table, path)
     counts = ", ".join(f"{name}={count}" for name, count in _counts(table).items())
     with written_whole(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(f"# Segments csv created by audioset {__version__}\n# {counts}\n# {', '.join(_COLUMNS)}\n")
@@ -128,6 +121,27 @@ def write_segments(table: pa.Table, path: str | os.PathLike[str]) -> None:
                     strict=True,
                 )
             )
+
+
+def _check_writable(table: pa.Table, path: str | os.PathLike[str]) -> None:
+    check_columns(table, "ytid", "start_s", "end_s", "mids")
+    texts = table["ytid"], pc.list_flatten(table["mids"])
+    if any(column.null_count for column in (*texts, table["start_s"], table["end_s"], table["mids"])):
+        raise DatasetError(f"{path}: a null cannot be written to a csv of segments; expected every id, time and mid")
+    for column in texts:
+        bad = column.filter(pc.match_substring_regex(column, _NOT_WRITABLE))
+        if len(bad):
+            raise DatasetError(
+                f"{path}: {bad[0].as_py()!r} cannot be written to a csv of segments; expected ids and mids that are "
+                "not empty and have no quotes, commas, line ends, or # or space in front"
+            )
+    wrong = np.flatnonzero(~_in_order(table["start_s"].to_numpy(), table["end_s"].to_numpy()))
+    if len(wrong):
+        ytid, start_s, end_s = (table[name][int(wrong[0])].as_py() for name in ("ytid", "start_s", "end_s"))
+        raise DatasetError(
+            f"{path}: {ytid} from {start_s} to {end_s} s cannot be written to a csv of segments; expected "
+            "0 ≤ start_s < end_s"
+        )
 
 
 def durations_s(table: pa.Table) -> npt.NDArray[np.float64]:
@@ -201,9 +215,14 @@ class _NotASegmentError(ValueError):
 
 
 def _check_times(ytid: pa.StringArray, start_s: npt.NDArray[np.float64], end_s: npt.NDArray[np.float64]) -> None:
-    # Comparisons with NaN are false, so this refuses it too.
-    if not ((start_s >= 0) & (end_s > start_s) & np.isfinite(end_s)).all() or pc.any(pc.equal(ytid, "")).as_py():
+    if not _in_order(start_s, end_s).all() or pc.any(pc.equal(ytid, "")).as_py():
         raise _NotASegmentError
+
+
+def _in_order(start_s: npt.NDArray[np.float64], end_s: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Whether each segment begins and then ends; with NaN it does not."""
+    in_order: npt.NDArray[np.bool_] = (start_s >= 0) & (end_s > start_s) & np.isfinite(end_s)
+    return in_order
 
 
 def _with_labels(
