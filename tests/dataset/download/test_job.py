@@ -181,9 +181,9 @@ def test_a_server_that_falls_silent_is_given_up(server: MediaServer, local: Loca
 
 def test_a_video_that_ends_early_is_too_short(server: MediaServer, local: Local, tmp_path: Path) -> None:
     server.serve("abc", wav(SHORT))
-    segments = table(("abc", 1.0, 11.0), ("abc", 2.0, 3.2), ("abc", 5.0, 6.0))
+    segments = table(("abc", 1.0, 11.0), ("abc", 2.0, 3.2), ("abc", 2.5, 3.3), ("abc", 5.0, 6.0))
     summary = download_audio(segments, tmp_path, local())
-    assert reasons(summary) == {"abc_1000": "too_short", "abc_5000": "too_short"}
+    assert reasons(summary) == {"abc_1000": "too_short", "abc_2500": "too_short", "abc_5000": "too_short"}
     assert summary.failures[0].message == "the video is 3.000 s long; the segment ends at 11.000 s"
     assert soundfile.info(tmp_path / "abc_2000.flac").frames == RATE  # 0.2 s less is within what containers round
     again = download_audio(segments, tmp_path, local(allow_short=True), retry_failed=True)
@@ -269,6 +269,17 @@ def test_a_site_that_goes_on_refusing_ends_the_job_and_keeps_all(
         server.serve(name, wav(SHORT))
     again = download_audio(segments, tmp_path, local())
     assert (again.clips, again.skipped) == (3, 1)
+
+
+def test_a_clip_that_is_always_refused_holds_up_no_other(
+    server: MediaServer, local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MAX_PAUSES", 2)
+    server.serve("bad", b"", always=429)
+    for name in "abc":
+        server.serve(name, wav(SHORT))
+    with pytest.raises(FetchError, match="3 clips made, 1 left"):
+        download_audio(table(*((name, 0.0, 1.0) for name in ("bad", "a", "b", "c"))), tmp_path, local(jobs=1))
 
 
 def test_a_question_for_bots_is_throttling() -> None:

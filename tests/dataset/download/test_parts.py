@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from audioset.dataset.download import Entry, gate, parse_shard
+from audioset.dataset.download import Entry, gate, parse_shard, remote
 from audioset.dataset.download.clips import Clip, select_clips, stem
 from audioset.dataset.download.extract import Extractor, Media
 from audioset.dataset.download.failures import ClipError, Stopped, of_status, plain
@@ -232,7 +232,19 @@ def test_a_remote_file_reads_as_a_local_one(server: MediaServer, rng: np.random.
     assert file.read(BLOCK_BYTES * 5) == content[BLOCK_BYTES + 7 :]
     assert len(served.asked) == 3
     assert file.fetched_bytes == served.sent == len(content)
-    assert remote_file(server, "x", threading.Event()).seek(10**9) == 10**9
+    beyond = remote_file(server, "x", threading.Event())
+    assert beyond.seek(10**9) == 10**9
+    assert beyond.read(1) == b""
+
+
+def test_a_remote_file_keeps_few_blocks(server: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_MAX_BLOCKS", 2)
+    served = server.serve("x", bytes(3 * BLOCK_BYTES))
+    file = remote_file(server, "x", threading.Event())
+    for block, num_asked in ((0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):  # the one that was used last stays
+        file.seek(block * BLOCK_BYTES)
+        file.read(1)
+        assert len(served.asked) == num_asked
 
 
 @pytest.mark.parametrize("part_bytes", [1000, 2 * BLOCK_BYTES], ids=["shorter", "longer"])
