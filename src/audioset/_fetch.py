@@ -285,6 +285,8 @@ def _continue(wanted: Wanted, part: Path, progress: Progress | None) -> Mapping[
             file.flush()
             os.fsync(file.fileno())
     if total is not None and done != total:
+        if done > total:  # of which no continuation is the file
+            _drop(part)
         raise requests.ConnectionError(f"{done} bytes of {total} came")
     return _stated_hashes(response.headers)
 

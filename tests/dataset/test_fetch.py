@@ -158,6 +158,14 @@ def test_a_part_longer_than_the_file_is_given_up(mirror: Server, folder: Path) -
     assert fetch("qa_true_counts").read_bytes() == COUNTS
 
 
+def test_a_part_that_grows_beyond_the_file_is_given_up_at_once(mirror: Server, folder: Path) -> None:
+    (folder / f"{NAME}.part").write_bytes(COUNTS[:1000])
+    (folder / f"{NAME}.part.version").write_text('"now"')
+    served = mirror.serve(NAME, COUNTS, headers={"ETag": '"now"'}, overruns=[b"more"])
+    assert fetch("qa_true_counts").read_bytes() == COUNTS
+    assert served.requested == ["bytes=1000-", None]
+
+
 def test_a_server_without_ranges_is_asked_for_all_of_it(mirror: Server) -> None:
     mirror.serve(NAME, COUNTS, ranges=False, cuts=[300_000], headers=_google(COUNTS))
     assert fetch("qa_true_counts").read_bytes() == COUNTS

@@ -142,6 +142,7 @@ FLAWED = {
     "a whole number as end": (variant({"end_time_seconds": labels_feature([7])}), "end_time_seconds is int64 7"),
     "text as labels": (variant({"labels": bytes_feature(b"Dog")}), "labels are 3 bytes; expected integers"),
     "labels of 64 bits": (variant({"labels": labels_feature([2**40])}), f"labels are int64 {2**40}; expected indices"),
+    "labels that end within one": (variant({"labels": message(3, message(1, b"\x05\x81"))}), "an integer without end"),
     "no list": (encode({"video_id": bytes_feature(b"x")}, {"rgb": b""}), "x: no audio_embedding; .* among rgb"),
     "a narrow frame": (
         variant(lists={"audio_embedding": frames_list([FRAME, FRAME[1:]])}),

@@ -19,6 +19,7 @@ class Served:
     statuses: list[int] = field(default_factory=list)  # answer with these first
     cuts: list[int] = field(default_factory=list)  # close the connection after so many bytes of the body
     stalls: list[int] = field(default_factory=list)  # send nothing for a while after so many
+    overruns: list[bytes] = field(default_factory=list)  # send these after parts, beyond the length that was stated
     delay_s: float = 0.0
     redirect: str | None = None
     headers: dict[str, str] = field(default_factory=dict)  # sent with the content; of an ETag If-Range may ask
@@ -67,7 +68,8 @@ class Server:
                 self.send_response(206 if start else 200)
                 if start:
                     self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-                self.send_header("Content-Length", str(size - start))
+                more = served.overruns.pop(0) if start and served.overruns else b""
+                self.send_header("Content-Length", str(size - start + len(more)))
                 for name, value in served.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -77,7 +79,7 @@ class Server:
                     self.wfile.write(served.content[start:stop])
                     threading.Event().wait(_STALL_S)
                     return
-                self.wfile.write(served.content[start:stop])
+                self.wfile.write(served.content[start:stop] + more)
                 self.close_connection = True
 
             def log_message(self, *_: object) -> None:
