@@ -238,9 +238,9 @@ def start(delay: float, *arguments: object, **options: object) -> subprocess.Pop
     return subprocess.Popen(command, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload, no-any-return]
 
 
-def wait_for(pattern: str, folder: Path) -> None:
+def wait_for(pattern: str, folder: Path, count: int = 1) -> None:
     deadline = time.monotonic() + 30
-    while not list(folder.glob(pattern)):
+    while len(list(folder.glob(pattern))) < count:
         assert time.monotonic() < deadline, "nothing written"
         time.sleep(0.02)
 
@@ -250,7 +250,7 @@ def wait_for(pattern: str, folder: Path) -> None:
 def test_killed_job_resumes_to_the_same_rows(folder: Path, tmp_path: Path, killer: signal.Signals) -> None:
     out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
     process = start(0.3, folder, "-o", out, "--batch", 1, "--threads", 1)
-    wait_for(".out.parquet.partial/*.parquet", tmp_path)
+    wait_for(".out.parquet.partial/*.parquet", tmp_path, 2)  # so that the file of the first has been counted
     process.send_signal(killer)
     _, error = process.communicate(timeout=30)
     assert process.returncode != 0

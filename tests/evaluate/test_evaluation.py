@@ -13,7 +13,7 @@ from audioset.classes import ClassList, class_list
 from audioset.errors import OptionError, RecordError
 from audioset.evaluate import METRICS, Evaluation, evaluate, metrics
 
-_MODULES = {"annotations", "bootstrap", "evaluation", "metrics", "predictions", "report"}
+_MODULES = {"annotations", "bootstrap", "evaluation", "metrics", "predictions", "report", "sounds"}
 NAMES = [f"class {j}" for j in range(12)]
 
 
