@@ -52,6 +52,8 @@ def main() -> None:
             print(run(row, given.data, given.out, others, balanced_only=given.balanced_only), flush=True)
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)  # it has said why
+    except KeyboardInterrupt:  # the command had it too
+        sys.exit(130)
 
 
 def convert(data: Path, split: str) -> None:
@@ -85,7 +87,7 @@ def run(row: str, data: Path, out: Path, others: Sequence[str], *, balanced_only
     beside = " (trained on all)" if balanced_only else ""
     return (
         f"{row}, trained on {of}\n"
-        f"             mAP    AUC    d'\n"
+        "           mAP    AUC    d'\n"
         f"ours       {'  '.join('  –  ' if value is None else f'{value:.3f}' for value in ours)}\n"
         f"published  {published}{beside}"
     )
