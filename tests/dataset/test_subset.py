@@ -97,6 +97,8 @@ def test_wrong_arguments_are_named() -> None:
         subset.select_classes(SOME, ["Dgo"])
     with pytest.raises(OptionError, match=r"per_class: 0 is out of range"):
         subset.sample_balanced(SOME, 0)
+    with pytest.raises(OptionError, match=r"seed: -1 is out of range"):
+        subset.sample_balanced(SOME, 1, seed=-1)
     for fractions in ([], [0.5, 0.6], [0.0, 1.0], [float("nan")]):
         with pytest.raises(OptionError, match=r"are no shares of a whole"):
             subset.split_by_video(SOME, fractions)

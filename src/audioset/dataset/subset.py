@@ -117,10 +117,12 @@ def sample_balanced(segments: pa.Table, per_class: int, seed: int = 0) -> pa.Tab
     Raises
     ------
     OptionError
-        The number is below 1.
+        The number is below 1, or the seed is below 0.
     """
     if per_class < 1:
         raise OptionError(f"per_class: {per_class} is out of range; expected 1 or more segments")
+    if seed < 0:
+        raise OptionError(f"seed: {seed} is out of range; expected 0 or more")
     codes, rows, num_classes = _coded_labels(segments)
     order = np.argsort(codes, kind="stable")
     sizes = np.bincount(codes, minlength=num_classes)

@@ -128,6 +128,15 @@ def test_own_segments_are_named_by_their_address(tmp_path: Path, url: str, ytid:
     assert clip == Clip(ytid, 1.0, 2.5, url)
 
 
+def test_ids_of_digits_are_text_and_shards_and_a_csv_may_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("url,start_s,end_s,ytid\nhttps://example.org/a,1,2,007\n", encoding="utf-8")
+    assert select_clips(path).clips == (Clip("007", 1.0, 2.0, "https://example.org/a"),)
+    assert select_clips(path, shard=(2, 2)).clips == ()  # fewer segments than shards
+    path.write_text("url,start_s,end_s\n", encoding="utf-8")
+    assert select_clips(path).clips == ()
+
+
 @pytest.mark.parametrize("url", [None, ""])
 def test_segments_without_a_video_are_refused(url: str | None) -> None:
     segments = pa.table({"url": pa.array([url], pa.string()), "start_s": [0.0], "end_s": [1.0]})

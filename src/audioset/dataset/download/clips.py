@@ -80,7 +80,7 @@ def select_clips(
     table = _each_once(table, name)[:limit]
     counted = pc.value_counts(pc.utf8_lower(table["key"]))
     clashing = counted.field("values").filter(pc.greater(counted.field("counts"), 1)).to_pylist()
-    mine = table.take(list(range(shard[0] - 1, len(table), shard[1])))
+    mine = table.take(pa.array(range(shard[0] - 1, len(table), shard[1]), pa.int64()))
     urls = mine["url"].to_pylist() if "url" in columns else [None] * len(mine)
     rows = zip(*(mine[column].to_pylist() for column in ("ytid", "start_s", "end_s")), urls, strict=True)
     return Selection(tuple(Clip(*row) for row in rows), frozenset(clashing))
@@ -124,8 +124,10 @@ def _read(segments: Segments) -> tuple[Any, str]:
         import pyarrow as pa
         import pyarrow.csv
 
+        # Said, not guessed from the rows: ids may be digits only, and there may be no rows.
+        types = {"url": pa.string(), "ytid": pa.string(), "start_s": pa.float64(), "end_s": pa.float64()}
         try:
-            return pyarrow.csv.read_csv(path), name
+            return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types)), name
         except pa.ArrowException as error:
             raise DatasetError(f"{name}: {error}; expected columns url, start_s and end_s") from error
     from audioset.dataset.segments import read_segments
