@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal, TypeAlias
@@ -99,17 +99,16 @@ class Ledger:
             ) from error
         except OSError as error:
             raise unwritable(self.path, error) from error
-        try:
-            with _reporting(self.path):
-                self._db = sqlite3.connect(self.path, timeout=_LOCKED_S, isolation_level=None)
-                about = [("version", _VERSION), ("settings", json.dumps(settings, sort_keys=True))]
-                with self._transaction():  # others read it, and a kill may come, at any moment: all of it or nothing
-                    for table in _TABLES:
-                        self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-                    self._db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", about)
-        except BaseException:
-            self._lock.release()
-            raise
+        with ExitStack() as opened, _reporting(self.path):
+            opened.callback(self._lock.release)
+            self._db = sqlite3.connect(self.path, timeout=_LOCKED_S, isolation_level=None)
+            opened.callback(self._db.close)
+            about = [("version", _VERSION), ("settings", json.dumps(settings, sort_keys=True))]
+            with self._transaction():  # others read it, and a kill may come, at any moment: all of it or nothing
+                for table in _TABLES:
+                    self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+                self._db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", about)
+            self._opened = opened.pop_all()
 
     def expect(self, clips: Iterable[tuple[Clip, str]]) -> None:
         """Note that clips are to be made, with the names of their files; what is known of their failures stays."""
@@ -141,8 +140,7 @@ class Ledger:
 
     def close(self) -> None:
         """Let other processes have it."""
-        self._db.close()
-        self._lock.release()
+        self._opened.close()
 
     def _set(self, what: str, values: tuple[Any, ...]) -> None:
         with _reporting(self.path):
