@@ -124,6 +124,55 @@ def test_a_run_that_was_killed_and_continued_ends_with_the_same_weights(
     assert parts.mean_ap == whole.mean_ap
 
 
+def test_a_run_that_is_continued_keeps_its_log_and_its_best_score_where_its_folder_was_moved(
+    tmp_path: Path, clips: InMemory, valid: InMemory
+) -> None:
+    config = replace(CONFIG, learning_rate=0.02, epoch_steps=4, epochs=12, patience=2)
+    whole = fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "whole")
+    assert whole.steps < 48  # it stopped early, two epochs after the best
+    with pytest.raises(KilledError):
+        fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "parts", progress=killed_after(whole.steps - 3))
+    (tmp_path / "parts").rename(tmp_path / "moved")
+    moved = fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "moved")
+    assert (moved.mean_ap, moved.steps) == (whole.mean_ap, whole.steps)
+    logs = [(tmp_path / name / "metrics.csv").read_text(encoding="utf-8") for name in ("whole", "moved")]
+    assert logs[0] == logs[1]
+    assert logs[0].count("\n") == 1 + 2 * whole.steps // 4  # a loss and a validation an epoch
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_damaged_checkpoint_is_named(
+    name: str, share: float, tmp_path: Path, clips: InMemory, valid: InMemory
+) -> None:
+    config = replace(CONFIG, epochs=1)
+    fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "work")
+    file = tmp_path / "work" / name
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(OutputError, match=rf"{name}: cannot be read .*Delete the folder .*work to begin anew"):
+        fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "work")
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path, clips: InMemory, valid: InMemory) -> None:
+    config = replace(CONFIG, epochs=1)
+    fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "work")
+    ran = tmp_path / "ran"
+
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (ran,))
+
+    torch.save({"global_step": 6, "callbacks": Hostile()}, tmp_path / "work" / "last.ckpt")
+    with pytest.raises(OutputError, match=r"last\.ckpt: cannot be read"):
+        fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "work")
+    assert not ran.exists()
+
+
+def test_an_accelerator_that_is_not_there_is_named(tmp_path: Path, clips: InMemory, valid: InMemory) -> None:
+    with pytest.raises(OptionError, match="accelerator 'abacus', devices 1: cannot be used"):
+        fit(clips, valid, ABC, EMBEDDER, CONFIG, tmp_path / "work", machine=Machine(accelerator="abacus"))
+
+
 def test_a_finished_run_is_not_run_again(tmp_path: Path, clips: InMemory, valid: InMemory) -> None:
     first = fit(clips, valid, ABC, EMBEDDER, CONFIG, tmp_path / "work")
     again = fit(clips, valid, ABC, EMBEDDER, CONFIG, tmp_path / "work", progress=killed_after(0))

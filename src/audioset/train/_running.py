@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
+import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +19,18 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from audioset._files import unwritable, written_whole
-from audioset.errors import OutputError
+from audioset.errors import OptionError, OutputError
 from audioset.train.config import Machine, Precision
 
 _LAST: Final = "last.ckpt"
 _BEST: Final = "best.ckpt"
 _CONFIG: Final = "config.json"
+_METRICS: Final = "metrics.csv"
 
 
 class Task(pl.LightningModule):
@@ -37,6 +41,16 @@ class Task(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self.load(self.current_epoch)
+
+
+class _Checkpoint(ModelCheckpoint):
+    """One file, and the best score so far: also after the folder has been moved, where Lightning would forget it."""
+
+    def __init__(self, work: Path, name: str, metric: str | None = None) -> None:
+        super().__init__(work, name, monitor=metric, mode="max", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 @dataclass(frozen=True)
@@ -100,44 +114,53 @@ def run(
     Raises
     ------
     OutputError
-        The folder cannot be written.
+        The folder cannot be written, or a checkpoint in it cannot be read.
+    OptionError
+        There is no such accelerator, or there are fewer devices.
     KeyboardInterrupt
         After a Ctrl-C has been dealt with.
     """
     # Two, because Lightning's `save_last` writes only after epochs that got better.
-    latest = ModelCheckpoint(work, "last", enable_version_counter=False)
-    best = ModelCheckpoint(work, "best", monitor=metric, mode="max", enable_version_counter=False)
+    latest = _Checkpoint(work, "last")
+    best = _Checkpoint(work, "best", metric)
     stop = None if metric is None else EarlyStopping(metric, patience=patience, mode="max")
     last = work / _LAST
+    steps, stopped_early = _reached(last, stop)
     with quiet():
-        trainer = pl.Trainer(
-            accelerator=machine.accelerator,
-            devices=machine.devices,
-            num_nodes=machine.nodes,
-            strategy="ddp" if machine.world > 1 else "auto",
-            precision=precision,
-            max_epochs=epochs,
-            reload_dataloaders_every_n_epochs=1,  # each epoch has steps of its own
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=None if metric is not None else 0,
-            log_every_n_steps=log_steps,
-            callbacks=[latest] if stop is None else [stop, best, latest],
-            logger=[CSVLogger(work, "", ""), TensorBoardLogger(work, "", "tensorboard")],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        try:
+            trainer = pl.Trainer(
+                accelerator=machine.accelerator,
+                devices=machine.devices,
+                num_nodes=machine.nodes,
+                strategy="ddp" if machine.world > 1 else "auto",
+                precision=precision,
+                max_epochs=epochs,
+                reload_dataloaders_every_n_epochs=1,  # each epoch has steps of its own
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+                limit_val_batches=None if metric is not None else 0,
+                log_every_n_steps=log_steps,
+                callbacks=[latest] if stop is None else [stop, best, latest],
+                logger=[TensorBoardLogger(work, "", "tensorboard")],
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+        except (MisconfigurationException, ValueError) as error:
+            raise OptionError(
+                f"accelerator {machine.accelerator!r}, devices {machine.devices}: cannot be used ({error}); expected "
+                "what this machine has. Use `auto`, or fewer devices"
+            ) from error
         task.load = lambda epoch: load(epoch, trainer.global_rank)
-        steps = _stopped_at(last, stop)
-        if steps is None:
+        if not stopped_early:  # one more epoch would be too many
             try:
+                trainer.loggers = [_log(work, steps if trainer.is_global_zero else 0), *trainer.loggers]
                 trainer.fit(task, ckpt_path=last if last.is_file() else None, weights_only=True)
             except SystemExit as stopped:  # Lightning's, once a Ctrl-C has been dealt with
                 raise KeyboardInterrupt from stopped
             except OSError as error:
                 raise unwritable(work, error) from error
             steps = int(trainer.global_step)
-        kept = torch.load(last if metric is None else work / _BEST, map_location="cpu", weights_only=True)
+        kept = _checkpoint(last if metric is None else work / _BEST)
     score = math.nan if metric is None else float(kept["callbacks"][best.state_key]["best_model_score"])
     return Finished(
         {name.removeprefix("network."): values for name, values in kept["state_dict"].items()},
@@ -148,13 +171,39 @@ def run(
     )
 
 
-def _stopped_at(last: Path, stop: EarlyStopping | None) -> int | None:
-    """Steps of a run that had stopped early when its last checkpoint was written: one more epoch would be too many."""
-    if stop is None or not last.is_file():
-        return None
-    checkpoint = torch.load(last, map_location="cpu", weights_only=True)
-    waited = checkpoint["callbacks"].get(stop.state_key, {}).get("wait_count", 0)
-    return int(checkpoint["global_step"]) if waited >= stop.patience else None
+def _checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise OutputError(
+            f"{path}: cannot be read ({error or type(error).__name__}); expected a checkpoint of this job, whole. "
+            f"Delete the folder {path.parent} to begin anew"
+        ) from error
+    return found
+
+
+def _reached(last: Path, stop: EarlyStopping | None) -> tuple[int, bool]:
+    """Steps up to the last checkpoint, 0 without one, and whether the run had stopped early there."""
+    if not last.is_file():
+        return 0, False
+    checkpoint = _checkpoint(last)
+    waited = 0 if stop is None else checkpoint["callbacks"].get(stop.state_key, {}).get("wait_count", 0)
+    return int(checkpoint["global_step"]), stop is not None and waited >= stop.patience
+
+
+def _log(work: Path, num_steps: int) -> CSVLogger:
+    """Return what writes metrics.csv, with the rows that are there of the first `num_steps` steps."""
+    path, rows = work / _METRICS, list[Any]()
+    if num_steps and path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            found = [(row.get("step") or "", row) for row in csv.DictReader(file)]
+        rows = [row for step, row in found if step.isdecimal() and int(step) < num_steps]
+    logger = CSVLogger(work, "", "", flush_logs_every_n_steps=1)
+    writer = logger.experiment  # deletes the file
+    if rows:
+        writer.metrics = rows
+        writer.save()
+    return logger
 
 
 def scheduled(optimizer: torch.optim.Optimizer, share: Callable[[int], float]) -> Any:
