@@ -92,7 +92,7 @@ def download_audio(
     ] = None,
     cookies_from_browser: Annotated[
         str | None,
-        typer.Option("--cookies-from-browser", help="Take cookies from a browser: BROWSER[+KEYRING][:PROFILE]."),
+        typer.Option("--cookies-from-browser", help="Take cookies from a browser: its name, or NAME+KEYRING:PROFILE."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write all that failed, and why, to this .csv or .json.")
