@@ -67,7 +67,7 @@ def finetune(
         The file to write; it ends in .safetensors, and the name before that is the model's.
     model : str
         Of the registry: `mini`, `yamnet`, `vggish`.
-    weights_of : path, str or Weights, optional
+    weights : path, str or Weights, optional
         The weights to start from, as `audioset.load` takes them; the published ones by default.
     options : FinetuneOptions, optional
         How to learn.
