@@ -15,6 +15,7 @@ import torch
 
 from audioset.classes import ClassList
 from audioset.errors import DatasetError, OptionError, OutputError
+from audioset.evaluate.metrics import average_precision, macro
 from audioset.train import fit as fit_module
 from audioset.train.batches import BalancedOrder, Steps, UniformOrder, targets
 from audioset.train.config import Machine, TrainConfig
@@ -171,6 +172,15 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path, clips: InMemory, valid: InMem
 def test_an_accelerator_that_is_not_there_is_named(tmp_path: Path, clips: InMemory, valid: InMemory) -> None:
     with pytest.raises(OptionError, match="accelerator 'abacus', devices 1: cannot be used"):
         fit(clips, valid, ABC, EMBEDDER, CONFIG, tmp_path / "work", machine=Machine(accelerator="abacus"))
+
+
+def test_the_map_is_that_of_the_head_whatever_the_precision_of_the_steps(tmp_path: Path, clips: InMemory) -> None:
+    valid = InMemory(1000, 1)
+    config = replace(CONFIG, head="mlp", precision="bf16-mixed", learning_rate=0.003)
+    fitted = fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "work")
+    everything = np.arange(len(valid))
+    scores = fitted.head.predict(*valid.frames(everything))
+    assert fitted.mean_ap == pytest.approx(macro(average_precision(scores, targets(valid, everything))), abs=1e-6)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path, clips: InMemory, valid: InMemory) -> None:

@@ -81,6 +81,36 @@ def test_wrong_shapes_are_refused(head: Head) -> None:
         head.predict([np.zeros((2, 16), np.uint8), np.zeros((2, 8), np.uint8)])
 
 
+def test_what_is_no_embedding_as_released_is_refused(head: Head) -> None:
+    released = np.full((2, 3, 16), 200, np.uint8)
+    for other in (np.int8, np.int64):  # bytes read as signed ones, or widened
+        with pytest.raises(OptionError, match=r"int\d+ values; expected floats or uint8: vggish \(uint8"):
+            head.predict(released.astype(other))
+    raw = Head.new("logistic", PETS, Embedder("vggish", "raw", 16))
+    with pytest.raises(OptionError, match=r"uint8 values; expected floats: vggish \(raw"):
+        raw.predict(released)
+    with pytest.raises(OptionError, match="clip 1 has float32 values, clip 0 uint8; expected all alike"):
+        head.predict([released[0], released[0].astype(np.float32)])
+    with pytest.raises(OptionError, match=r"num_frames: shape \(1,\); expected one number for each of 2 clips"):
+        head.predict(released, [3])
+
+
+def test_sizes_that_a_file_only_claims_take_no_memory(head: Head, tmp_path: Path) -> None:
+    path = tmp_path / "pets.safetensors"
+    head.save(path)
+    tensors, metadata = safetensors_file.read(path)
+    about = json.loads(metadata["audioset_head"])
+    for claim in ({"hidden": 10**7}, {"layers": 10**9}):  # 400 TB; modules for hours
+        options = {"options": about["options"] | claim}
+        safetensors_file.write(path, tensors, {"audioset_head": json.dumps(about | options)})
+        with pytest.raises(WeightsError, match=r"pets\.safetensors: a head that cannot be used"):
+            Head.load(path)
+    halved = {name: values.astype(np.float16) for name, values in tensors.items()}
+    safetensors_file.write(path, halved, metadata)
+    with pytest.raises(WeightsError, match=r"cannot be used \(\w+ is torch.float16\)"):
+        Head.load(path)
+
+
 def test_files_are_checked_when_written_and_read(head: Head, tmp_path: Path) -> None:
     path = tmp_path / "pets.safetensors"
     head.save(path)

@@ -28,7 +28,7 @@ from audioset.finetune.data import Bools, Clip
 from audioset.finetune.options import FinetuneOptions, Progress
 from audioset.finetune.split import Indices
 from audioset.models.spec import ModelSpec
-from audioset.torch.front_end import LogMel
+from audioset.torch.front_end import LogMel, without_autocast
 from audioset.torch.networks import Network
 from audioset.train import _running
 from audioset.train.batches import UniformOrder
@@ -359,7 +359,8 @@ class _Task(_running.Task):
             self._progress(self._stage, self.global_step, self._num_steps, self._talk)
 
     def validation_step(self, batch: _Clips, batch_idx: int) -> None:
-        scores = self.network(batch.examples).scores.float()
+        with without_autocast(self.device.type):  # as the model tags, also where steps are in half precision
+            scores = self.network(batch.examples).scores
         sums = torch.zeros_like(batch.targets).index_add_(0, batch.owner, scores)
         counts = torch.bincount(batch.owner, minlength=len(sums))[:, None]
         self._scores.append((sums / counts).cpu().numpy())

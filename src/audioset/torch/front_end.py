@@ -98,7 +98,7 @@ class LogMel(nn.Module):
                 f"waveform: dtype {waveform.dtype}; expected floating-point samples in [-1, 1]. "
                 "Scale whole numbers, as audioset.audio.read does"
             )
-        with _without_autocast(waveform.device.type):
+        with without_autocast(waveform.device.type):
             return self._examples(waveform.to(self.window.dtype)).float()
 
     def _examples(self, waveform: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def _precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
     """A context in which float32 stays float32."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)

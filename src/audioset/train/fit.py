@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from audioset.classes import ClassList
 from audioset.errors import DatasetError, OptionError
 from audioset.evaluate.metrics import average_precision, macro
+from audioset.torch.front_end import without_autocast
 from audioset.train import _running, heads
 from audioset.train._running import discard as discard
 from audioset.train.batches import Batch, Clips, Indices, Ordered, Steps, finite_frames
@@ -229,8 +230,10 @@ class _Task(_running.Task):
             self._report(float(outputs["loss"]), None)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        scores = torch.sigmoid(self.network(batch.embeddings, batch.num_frames))
-        self._scores.append(scores.float().cpu().numpy())
+        # As `Head.predict` does, also where steps are in half precision, whose scores have many ties.
+        with without_autocast(self.device.type):
+            scores = torch.sigmoid(self.network(batch.embeddings, batch.num_frames))
+        self._scores.append(scores.cpu().numpy())
         self._targets.append(batch.targets.cpu().numpy() > 0)
 
     def on_validation_epoch_end(self) -> None:

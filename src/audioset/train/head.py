@@ -143,14 +143,14 @@ class Head:
         Parameters
         ----------
         embeddings : ndarray (n, t, dim), or n arrays (t, dim) of any lengths
-            uint8 as released, or float; in the space that the embedder says.
+            Floats in the space that the embedder says; where that is "uint8", bytes as released too.
         num_frames : array_like of int (n,), optional
             How many frames of each clip count; all by default.
 
         Raises
         ------
         OptionError
-            The shape is another.
+            The shape is another, or the values are whole numbers that are no bytes as released.
         """
         if not isinstance(embeddings, np.ndarray):
             num_frames = [len(clip) for clip in embeddings]
@@ -159,7 +159,15 @@ class Head:
             raise OptionError(
                 f"embeddings: shape {embeddings.shape}; expected (clips, frames, {self.embedder.dim}): {self.embedder}"
             )
+        released = self.embedder.regime == "uint8"
+        if embeddings.dtype.kind != "f" and not (released and embeddings.dtype == np.uint8):
+            expected = "floats or uint8" if released else "floats"
+            raise OptionError(f"embeddings: {embeddings.dtype} values; expected {expected}: {self.embedder}")
         lengths = np.full(len(embeddings), embeddings.shape[1]) if num_frames is None else np.asarray(num_frames)
+        if lengths.shape != (len(embeddings),):
+            raise OptionError(
+                f"num_frames: shape {lengths.shape}; expected one number for each of {len(embeddings)} clips"
+            )
         device = self.network.get_buffer("mean").device
         scores = np.empty((len(embeddings), len(self.classes)), np.float32)
         training = self.network.training
@@ -221,13 +229,23 @@ class Head:
         try:
             about = json.loads(metadata[KEY])
             pairs = [(str(mid), str(name)) for mid, name in about["classes"]]
-            head = cls.new(
-                about["kind"],
-                ClassList(tuple(mid for mid, _ in pairs), tuple(name for _, name in pairs)),
-                Embedder(**about["embedder"]),
-                HeadOptions(**about["options"]),
-            )
-            head.network.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in tensors.items()})
+            options = HeadOptions(**about["options"])
+            known = heads.HEADS.get(about["kind"])
+            if known is not None and "layers" in known.uses and options.layers > len(tensors):  # each has some
+                raise ValueError(f"{len(tensors)} tensors for {options.layers} layers")
+            with torch.device("meta"):  # sizes that the file only claims take no memory
+                head = cls.new(
+                    about["kind"],
+                    ClassList(tuple(mid for mid, _ in pairs), tuple(name for _, name in pairs)),
+                    Embedder(**about["embedder"]),
+                    options,
+                )
+            expected = head.network.state_dict()
+            state = {name: torch.from_numpy(values.copy()) for name, values in tensors.items()}
+            for name, tensor in state.items():
+                if name in expected and tensor.dtype != expected[name].dtype:
+                    raise ValueError(f"{name} is {tensor.dtype}")
+            head.network.load_state_dict(state, assign=True)
             notes = MappingProxyType(dict(about["notes"]))
         except (ValueError, TypeError, KeyError, RuntimeError, RecursionError, OptionError) as error:
             raise WeightsError(
@@ -248,5 +266,7 @@ def _padded(clips: Sequence[npt.NDArray[Any]], dim: int) -> npt.NDArray[Any]:
     for place, clip in enumerate(clips):
         if clip.shape[1:] != (dim,):
             raise OptionError(f"embeddings: clip {place} has shape {clip.shape}; expected (frames, {dim})")
+        if clip.dtype != dtype:
+            raise OptionError(f"embeddings: clip {place} has {clip.dtype} values, clip 0 {dtype}; expected all alike")
         padded[place, : len(clip)] = clip
     return padded
