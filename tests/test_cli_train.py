@@ -80,6 +80,40 @@ def test_a_head_is_trained_and_evaluated(tmp_path: Path, head: Path, data: tuple
     assert whole["metrics"]["accuracy"]["value"] > 0.9
 
 
+def test_a_job_does_not_go_on_with_other_labels_or_embeddings(tmp_path: Path, data: tuple[str, str]) -> None:
+    labels, out = tmp_path / "labels.csv", tmp_path / "own.safetensors"
+    rows = [f"0-{place},{'wren' if place % 3 else 'robin'}" for place in range(200)]
+    labels.write_text("\n".join(["file,labels", *rows]), encoding="utf-8")
+    arguments = ("train", data[0], "--labels", labels, "-o", out, *QUICK[:-4], "--epochs", 1)
+    run(*arguments)
+    out.unlink()
+    run(*arguments)  # what is done is not done again
+    out.unlink()
+    labels.write_text("\n".join(["file,labels", *rows[1:], "0-0,wren"]), encoding="utf-8")
+    with pytest.raises(OutputError, match="holds the checkpoints of a job with other clips; expected the same"):
+        run(*arguments)
+    labels.write_text("\n".join(["file,labels", *rows]), encoding="utf-8")
+    features(tmp_path / "other.tfrecord", 200, 2)
+    moved = [row.replace("0-", "2-", 1) for row in rows]
+    labels.write_text("\n".join(["file,labels", *moved]), encoding="utf-8")
+    (tmp_path / "other.tfrecord").replace(data[0])
+    with pytest.raises(OutputError, match="a job with other clips; expected"):
+        run(*arguments)
+
+
+def test_what_an_evaluation_lacks_or_does_not_take_is_said(tmp_path: Path, head: Path, data: tuple[str, str]) -> None:
+    with pytest.raises(OptionError, match=r"head\.safetensors: a head, with nothing .* expected DATA .* features"):
+        run("evaluate", head)
+    with pytest.raises(OptionError, match=r"mini: a model, with nothing .* sounds"):
+        run("evaluate", "mini")
+    with pytest.raises(OptionError, match=r"--weights, --test: .* is a head, .* expected --labels, --propagate"):
+        run("evaluate", head, data[1], "--test", "x", "--weights", "y")
+    with pytest.raises(OptionError, match=r"--labels: mini is a model, .* expected --weights, --test"):
+        run("evaluate", "mini", tmp_path, "--labels", "x")
+    with pytest.raises(OptionError, match=r"--propagate: .* is predictions, .* expected none of them"):
+        run("evaluate", tmp_path / "p.parquet", "--propagate")
+
+
 def test_finished_outputs_are_kept(tmp_path: Path, head: Path, data: tuple[str, str]) -> None:
     with pytest.raises(OutputError, match="exists already"):
         run("train", data[0], "-o", head, *QUICK)

@@ -67,6 +67,18 @@ def test_tfrecords_are_converted_once_and_again_when_they_change(shard: Path, is
     assert len(open_clips(str(shard)).clips) == 1
 
 
+def test_clips_that_are_learnt_from_and_validated_by_are_counted(shard: Path, tmp_path: Path) -> None:
+    other = tmp_path / "bb.tfrecord"
+    write_features(other, [record(name, [BARK]) for name in ("video-3", "else", "video-3", "video-9")])
+    said: list[str] = []
+    open_training(str(shard), str(other), talk=said.append)
+    assert any(line.startswith("3 of 4 clips to validate by are of videos or files that are learnt") for line in said)
+    write_features(other, [record("else", [BARK])])
+    said.clear()
+    open_training(str(shard), str(other), talk=said.append)
+    assert not any("files that are learnt from" in line for line in said)
+
+
 def test_embeddings_and_targets_are_of_the_same_clip(shard: Path) -> None:
     clips = open_clips(str(shard)).clips
     chosen = clips.select(np.array([7, 0, 13]))

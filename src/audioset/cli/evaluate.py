@@ -100,10 +100,17 @@ def evaluate(
         _check_output(path, overwrite)
     if resamples < 0 or top < 0:
         raise OptionError("--resamples and --top: below 0; expected 0 or more")
+    kind = "predictions" if data is None and not _is_model(what) else "a head" if _is_head(what) else "a model"
+    _check_options(what, kind, {"--labels": labels, "--propagate": propagate}, {"--weights": weights, "--test": test})
     with interrupted_says("interrupted; no file was written"):
-        if data is None:
+        if kind == "predictions":
             found = read_predictions(what)
-        elif _is_head(what):
+        elif data is None:
+            raise OptionError(
+                f"{what}: {kind}, with nothing to measure it on; expected DATA behind it: labelled "
+                + ("features" if kind == "a head" else "sounds")
+            )
+        elif kind == "a head":
             found = _predicted(what, data, labels, propagate=propagate)
         else:
             found = _tagged(what, weights, data, test)
@@ -145,6 +152,25 @@ def _check_output(path: Path | None, overwrite: bool) -> None:
 
     if path is not None:
         check_output(path, overwrite=overwrite)
+
+
+def _check_options(what: str, kind: str, of_heads: dict[str, object], of_models: dict[str, object]) -> None:
+    """Raise OptionError for what would change nothing."""
+    from audioset.errors import OptionError
+
+    others = {"a head": of_models, "a model": of_heads}.get(kind, {**of_heads, **of_models})
+    given = [name for name, value in others.items() if value]
+    if given:
+        takes = {"a head": ", ".join(of_heads), "a model": ", ".join(of_models)}.get(kind, "none of them")
+        raise OptionError(f"{', '.join(given)}: {what} is {kind}, which this does not concern; expected {takes}")
+
+
+def _is_model(what: str) -> bool:
+    """Return whether a name is that of a model or of a file of weights, and not of predictions."""
+    from audioset import models
+    from audioset.models import own
+
+    return what in models.REGISTRY or own.is_own(what)
 
 
 def _is_head(what: str) -> bool:
