@@ -262,7 +262,7 @@ def test_a_site_that_goes_on_refusing_ends_the_job_and_keeps_all(
     for name in "abc":
         server.serve(name, b"", always=429)
     segments = table(("good", 0.0, 1.0), *((name, 0.0, 1.0) for name in "abc"))
-    with pytest.raises(FetchError, match=r"(?s)refuses clip after clip.*429.*1 clips made, 3 left.*--cookies"):
+    with pytest.raises(FetchError, match=r"(?s)site refuses, clip after clip.*429.*1 clips made, 3 left.*--cookies"):
         download_audio(segments, tmp_path, local(jobs=1))
     assert read_status(tmp_path).counts == {"done": 1, "failed": 0, "pending": 3}
     for name in "abc":
@@ -280,6 +280,36 @@ def test_a_clip_that_is_always_refused_holds_up_no_other(
         server.serve(name, wav(SHORT))
     with pytest.raises(FetchError, match="3 clips made, 1 left"):
         download_audio(table(*((name, 0.0, 1.0) for name in ("bad", "a", "b", "c"))), tmp_path, local(jobs=1))
+
+
+def test_a_network_that_is_down_ends_the_job_and_counts_against_no_clip(
+    server: MediaServer, local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MAX_PAUSES", 2)
+    names = [f"v{i}" for i in range(30)]
+    segments = table(*((name, 0.0, 1.0) for name in names))
+    nobody = local(url_template="http://127.0.0.1:9/{ytid}", tries=1, jobs=4)
+    with pytest.raises(FetchError, match=r"(?s)network.*cannot be reached, clip after clip, after 2 pauses.*30 left"):
+        download_audio(segments, tmp_path, nobody)
+    entries = read_status(tmp_path).entries
+    assert {(entry.state, entry.tries) for entry in entries} == {("pending", 0)}
+    assert sum(entry.reason == "network" for entry in entries) < 20  # and no more were tried
+    for name in names:
+        server.serve(name, wav(SHORT))
+    assert download_audio(segments, tmp_path, local(jobs=4)).clips == 30
+
+
+def test_a_network_that_comes_back_is_waited_for(server: MediaServer, local: Local, tmp_path: Path) -> None:
+    names = [f"v{i}" for i in range(12)]
+    for name in names:
+        server.serve(name, wav(SHORT), statuses=[503])
+    seen: list[DownloadProgress] = []
+    segments = table(*((name, 0.0, 1.0) for name in names))
+    summary = download_audio(segments, tmp_path, local(tries=1), progress=seen.append)
+    assert (summary.clips, summary.failures) == (12, ())
+    assert {entry.tries for entry in read_status(tmp_path).entries} == {1}
+    assert max(at.paused_s for at in seen) > 0
+    assert seen[-1].clips + seen[-1].failed == seen[-1].total == 12
 
 
 def test_a_question_for_bots_is_throttling() -> None:

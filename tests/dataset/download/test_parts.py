@@ -76,6 +76,24 @@ def test_a_gate_waits_as_long_as_a_server_asks_and_gives_up_in_the_end() -> None
     assert door.exhausted
 
 
+def test_many_clips_in_a_row_that_are_not_reached_pause_and_one_between_that_is_does_not() -> None:
+    door = Gate()
+    for at in range(9):
+        door.unreached(at, at)
+    door.well(9.0)
+    for at in range(10, 19):
+        door.unreached(at, at)
+    assert (door.pauses, door.offline) == (0, False)
+    door.unreached(20.0, 20.0)
+    assert (door.pauses, door.offline, door.width) == (1, True, 1)
+    door.unreached(21.0, 19.0)  # was under way
+    assert door.pauses == 1
+    door.unreached(door.opens_at, door.opens_at)
+    assert door.pauses == 2
+    door.well(door.opens_at)
+    assert (door.pauses, door.offline) == (0, False)
+
+
 def test_a_gate_keeps_clips_apart() -> None:
     door = Gate(5.0)
     door.pass_through(100.0)

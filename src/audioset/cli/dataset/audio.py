@@ -103,8 +103,8 @@ def download_audio(
     """Fetch the sound of segments: only the wanted seconds, one file `YTID_START.flac` each, START in milliseconds.
 
     A ledger in the folder notes every clip. The same command again makes what is missing and nothing else: it tries
-    again what failed for reasons that pass, such as the network. When the site asks for fewer requests, all wait,
-    longer each time. Needs yt-dlp: pip install 'audioset\\[download]'.
+    again what failed for reasons that pass, such as the network. When the site asks for fewer requests or the network
+    is down, all wait, longer each time. Needs yt-dlp: pip install 'audioset\\[download]'.
 
     Examples:
 
@@ -206,7 +206,7 @@ class _Bar:
         a_minute = 60 * at.clips / max(time.perf_counter() - self._began, 1e-3)
         talk = f"{at.clips:,} clips of {at.total:,}, {a_minute:.0f} a minute"
         talk += f", {at.failed:,} failed" if at.failed else ""
-        talk += f"; the site asks to wait: {at.paused_s:.0f} s" if at.paused_s else ""
+        talk += f"; waiting {at.paused_s:.0f} s for the site or the network" if at.paused_s else ""
         self._progress.update(self._task, total=at.total, completed=at.clips + at.failed, talk=talk)
 
 

@@ -27,6 +27,7 @@ from audioset.errors import FetchError, OptionError
 if TYPE_CHECKING:
     from audioset.dataset.download.clips import Segments
 
+_UNREACHED: Final = ("network", "stalled")
 BACKOFF_S = 2.0  # before the second try of a clip; doubled each time
 _POLL_S: Final = 0.2  # Windows delivers Ctrl-C between waits only
 _JOIN_S: Final = 1.0  # how long to wait for threads that are to stop; what they may have open by then is the network
@@ -43,7 +44,7 @@ class DownloadProgress:
     audio_s : float
         Seconds of sound made.
     paused_s : float
-        Seconds until the next clip may begin, as the site refuses; else 0.
+        Seconds until the next clip may begin, as the site refuses or the network is down; else 0.
     """
 
     clips: int
@@ -127,7 +128,7 @@ def download_audio(
     Raises
     ------
     FetchError
-        If the site goes on refusing after long pauses. What is done is kept.
+        If the site goes on refusing, or cannot be reached, after long pauses. What is done is kept.
     DatasetError, OptionError, OutputError
         If segments, options or folder are not usable.
     MissingExtraError
@@ -198,6 +199,8 @@ class _Job:
     clips: int = 0
     failed: int = 0
     audio_s: float = 0.0
+    fresh: deque[_Task] = field(default_factory=deque)
+    unreached: list[_Task] = field(default_factory=list)  # one for each attempt in a row that failed for the network
 
     def run(self, selection: Selection, *, retry_failed: bool) -> DownloadSummary:
         spelled = {clip.key.lower() for clip in selection.clips}
@@ -260,7 +263,8 @@ class _Job:
     ) -> None:
         """Hand out clips when the gate lets them, and note what becomes of them, until there are none."""
         gate = Gate(self.options.pause_s)
-        fresh = deque(tasks)
+        fresh = self.fresh
+        fresh.extend(tasks)
         later: list[tuple[float, int, _Task]] = []  # a heap: from when on, and to break ties
         under_way = order = 0
         while fresh or later or under_way:
@@ -293,6 +297,7 @@ class _Job:
         key, now = task.clip.key, time.monotonic()
         if isinstance(outcome, _Made):
             gate.well(task.began)
+            self.unreached.clear()
             self.ledger.done(key, outcome.num_bytes, outcome.video_bytes, outcome.duration_s)
             self.clips += 1
             self.audio_s += outcome.duration_s
@@ -308,25 +313,53 @@ class _Job:
         throttled = reason == "throttled"
         if throttled or reason == "refused":
             gate.refused(now, task.began, surely=throttled, wait_s=outcome.wait_s)
-        elif reason not in ("network", "stalled"):
+        elif reason in _UNREACHED:
+            gate.unreached(now, task.began, wait_s=outcome.wait_s)
+        else:
             gate.well(task.began)
+        offline = reason in _UNREACHED and gate.offline
         # Not a fault of the clip: such an attempt counts for the gate alone, which bounds them.
-        task.tries += not throttled
+        counts = not (throttled or offline)
+        task.tries += counts
         again = reason in TEMPORARY and task.tries < self.options.tries
-        self.ledger.failed(key, reason, message, final=not again, counts=not throttled)
+        self.ledger.failed(key, reason, message, final=not again, counts=counts)
+        self.failed += not again
+        if offline:
+            self._take_back()
+        elif reason in _UNREACHED:
+            self.unreached.append(task)
+        else:
+            self.unreached.clear()
         if gate.exhausted:
-            raise FetchError(
-                f"the site refuses clip after clip, after {gate.pauses - 1} pauses too ({message}); {self.clips:,} "
-                f"clips made, {self._total - self.clips - self.failed:,} left, all noted in {self.ledger.path}. Wait "
-                "some hours and give the same command again, with fewer --jobs, a --pause, or --cookies of an account"
-            ) from outcome
+            raise self._given_up(gate, message, offline=offline) from outcome
         if not again:
-            self.failed += 1
             return None
-        if throttled:
+        if not counts:
             return 0.0
         doubled: float = BACKOFF_S * 2 ** (task.tries - 1)
         return max(outcome.wait_s, doubled * random.uniform(1.0, 1.5))
+
+    def _take_back(self) -> None:
+        """Count no attempt of those that led to the finding that the network is down."""
+        for task in self.unreached:
+            if task.tries == self.options.tries:  # it was given up
+                self.failed -= 1
+                self.fresh.append(task)
+            task.tries -= 1
+            self.ledger.take_back(task.clip.key)
+        self.unreached.clear()
+
+    def _given_up(self, gate: Gate, message: str, *, offline: bool) -> FetchError:
+        if offline:
+            found = "the network or the site cannot be reached"
+            todo = "Check the network and give the same command again: it goes on with the rest"
+        else:
+            found, again = "the site refuses", "Wait some hours and give the same command again"
+            todo = f"{again}, with fewer --jobs, a --pause, or --cookies of an account"
+        return FetchError(
+            f"{found}, clip after clip, after {gate.pauses - 1} pauses too ({message}); {self.clips:,} clips made, "
+            f"{self._total - self.clips - self.failed:,} left, all noted in {self.ledger.path}. {todo}"
+        )
 
     def _report(self, paused_s: float) -> None:
         if self.progress is not None:

@@ -138,6 +138,10 @@ class Ledger:
             (state, reason, message, int(counts), time.time(), key),
         )
 
+    def take_back(self, key: str) -> None:
+        """Note that the last attempt at a clip was none: it is pending again."""
+        self._set("state = 'pending', tries = tries - 1", (time.time(), key))
+
     def close(self) -> None:
         """Let other processes have it."""
         self._opened.close()
