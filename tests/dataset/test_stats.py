@@ -125,6 +125,14 @@ def test_picture_shows_the_counts() -> None:
     assert np.asarray(together.images[0].get_array())[0, 1] == pytest.approx(2 / 3)
 
 
+def test_numbers_of_clips_have_whole_ticks() -> None:
+    pytest.importorskip("matplotlib")
+    figure = module._figure(segment_stats(table(("/m/09x0r",))), "")
+    figure.draw_without_rendering()
+    ticks = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert len(set(ticks)) == len(ticks)
+
+
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"p\.bmp: the ending '\.bmp' names no picture"):
         plot_stats(segment_stats(SOME), tmp_path / "p.bmp")

@@ -268,6 +268,8 @@ def _draw_lengths(axes: Axes, stats: SegmentStats) -> None:
 
 
 def _draw_num_labels(axes: Axes, stats: SegmentStats) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     kinds = (
         ("as given", stats.labels_a_clip, _COLOUR),
         ("with ancestors", stats.propagated_a_clip, _SECOND_COLOUR),
@@ -278,6 +280,7 @@ def _draw_num_labels(axes: Axes, stats: SegmentStats) -> None:
         axes.bar(places, heights, 0.4, color=colour, label=f"{what}: {values.mean():.2f} on average")
     ticks = [str(num) for num in range(_MAX_BARS)] + [f"{_MAX_BARS}+"]
     axes.set_xticks(range(_MAX_BARS + 1), ticks)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("labels of a clip")
     axes.set_ylabel("clips")
