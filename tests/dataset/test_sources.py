@@ -125,6 +125,58 @@ def test_an_archive_gives_its_shards_in_its_order_and_unpacks_nothing(
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "x.tar"]
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_members_that_are_compressed_are_read(tmp_path: Path, compressed: bool) -> None:
+    members = {
+        "a.tfrecord.gz": gzip.compress(ONE),
+        "f/c.tfrecord": TWO,
+        "f/d.tfrecord.gz": gzip.compress(THREE),
+        "._d.tfrecord.gz": b"what macOS adds",
+    }
+    data = tar(members, link=tarfile.SYMTYPE)
+    (tmp_path / "x.tar").write_bytes(gzip.compress(data) if compressed else data)
+    assert read(tmp_path / "x.tar") == ["a", "b", "c", "d"]
+    assert read(tmp_path / "x.tar", only=["f/*.gz"]) == ["d"]
+
+
+def test_of_a_damaged_compressed_member_the_next_one_follows(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(100_000)
+    packed = gzip.compress(framed([b"a" + noise, b"b" + noise]))
+    wrong = bytearray(gzip.compress(ONE))
+    wrong[-8] ^= 1
+    members = {"cut.tfrecord.gz": packed[:-50], "wrong.tfrecord.gz": bytes(wrong), "no.tfrecord.gz": b""}
+    (tmp_path / "x.tar").write_bytes(tar({**members, "c.tfrecord.gz": gzip.compress(TWO)}))
+    damages: list[Damage] = []
+    assert read(tmp_path / "x.tar", damages) == ["a", "a", "b", "c"]
+    assert [damage.member for damage in damages] == list(members)
+    assert damages[0].offset == len(packed) - 50
+    assert damages[0].reason.startswith(f"ends at byte {len(packed) - 50:,}, within the compressed data")
+    assert "incorrect data check" in damages[1].reason
+    assert damages[2].reason.startswith("holds nothing")
+
+
+def test_an_archive_that_ends_within_a_compressed_member_is_damage_once(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(100_000)
+    data = tar({"a.tfrecord": ONE, "c.tfrecord.gz": gzip.compress(framed([b"c" + noise, b"d" + noise]))})
+    (tmp_path / "x.tar").write_bytes(data[:150_000])
+    damages: list[Damage] = []
+    assert read(tmp_path / "x.tar", damages) == ["a", "b", "c"]
+    assert [str(damage) for damage in damages] == [
+        f"{tmp_path / 'x.tar'}: the archive ends at its byte 150,000, within c.tfrecord.gz; it is incomplete, get "
+        "it again"
+    ]
+
+
+@pytest.mark.parametrize(("magic", "kind"), [(b"PAR1", "a Parquet"), (b"ARROW1", "an Arrow")])
+def test_a_table_is_named_as_what_it_is(folder: Path, magic: bytes, kind: str) -> None:
+    (folder / "x").write_bytes(magic + bytes(5000))
+    with pytest.raises(RecordError, match=f"x: is {kind} file; expected TFRecords.*FeatureDataset.*convert"):
+        read(folder / "x")
+    damages: list[Damage] = []
+    assert read([folder / "x", folder / "b.tfrecord"], damages) == ["a", "b"]
+    assert len(damages) == 1
+
+
 def test_a_member_with_holes_is_reported_and_the_next_one_follows(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(tar({"a.tfrecord": ONE}, sparse=tarfile.GNUTYPE_SPARSE))
     damages: list[Damage] = []
@@ -301,7 +353,7 @@ def test_an_archive_cut_short_is_damage(tmp_path: Path, kept: int, letters: str,
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("x.tar.gz", b"", "holds nothing; expected shards, fetch or write it again"),
+        ("x.tar.gz", b"", "holds nothing; expected records, fetch or write it again"),
         ("x.tfrecord.gz", gzip.compress(b"")[:-9], "ends at byte 11, within the compressed data"),
         ("x.tar", tar({"read.me": b"no shard"}), "no shards in this archive; expected members ending in .tfrecord"),
     ],

@@ -31,6 +31,8 @@ SUFFIXES = (".tfrecord", ".tfrecord.gz")
 """How shards are called: in folders and archives only these are read. A file that is named itself is always read."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}
+_NOTHING = "holds nothing; expected records, fetch or write it again"
 _NEVER_EMPTY = (".gz", ".tgz", ".tar")  # unlike a shard, which may have no records
 _TAR_BLOCK_BYTES = 512
 _MAX_HEADER_BYTES = 1 << 20  # of a member's long name and other attributes, which `tarfile` reads whole
@@ -161,14 +163,38 @@ def _shards(file: str, on_damage: OnDamage, only: Sequence[str]) -> Iterator[_Sh
     with handle:
         stream = _Forward(_uncompressed(handle))
         head = stream.peek(_TAR_BLOCK_BYTES)
-        if _is_tar(head):
+        if (table := _table_of(head)) is not None:
+            on_damage(Damage(file, None, 0, _not_records(table)))
+        elif _is_tar(head):
             yield from _members(stream, file, on_damage, only)
         elif not head and file.endswith(_NEVER_EMPTY) and stream.damage is None:
-            on_damage(Damage(file, None, 0, "holds nothing; expected shards, fetch or write it again"))
+            on_damage(Damage(file, None, 0, _NOTHING))
         else:
             yield _Shard(None, cast(IO[bytes], stream), lambda: stream.damage is None)
         if stream.damage is not None:
             on_damage(Damage(file, None, stream.damage.offset, str(stream.damage)))
+
+
+def table_kind(path: PathLike) -> str | None:
+    """ "parquet" or "arrow" by a file's first bytes, None for anything else."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a path would lose a final slash or dot
+            return _table_of(file.read(max(map(len, _TABLES))))
+    except OSError:  # whoever opens it next says why
+        return None
+
+
+def _table_of(head: bytes) -> str | None:
+    return next((kind for magic, kind in _TABLES.items() if head.startswith(magic)), None)
+
+
+def _not_records(table: str) -> str:
+    return (
+        f"is {'a Parquet' if table == 'parquet' else 'an Arrow'} file; expected TFRecords. Open it with "
+        "`audioset.dataset.feature_dataset.FeatureDataset`, or make TFRecords of it with `audioset dataset convert`"
+    )
 
 
 def _is_tar(head: bytes) -> bool:
@@ -188,7 +214,7 @@ def _members(stream: _Forward, file: str, on_damage: OnDamage, only: Sequence[st
         ) as archive:
             while (entry := archive.next()) is not None:
                 # Links, devices and pipes are no shards, whatever they are called; nor are hidden files.
-                if not entry.isreg() or not entry.name.endswith(".tfrecord") or Path(entry.name).name.startswith("."):
+                if not entry.isreg() or not entry.name.endswith(SUFFIXES) or Path(entry.name).name.startswith("."):
                     continue
                 if not _is_wanted(entry.name, only):
                     continue
@@ -197,21 +223,33 @@ def _members(stream: _Forward, file: str, on_damage: OnDamage, only: Sequence[st
                     reason = "is stored with holes left out; expected a plain member. Pack it without `--sparse`"
                     on_damage(Damage(file, entry.name, 0, reason))
                     continue
-                member = _Member(stream, entry)
-                yield _Shard(entry.name, cast(IO[bytes], member), lambda: stream.damage is None)
+                member = cast(IO[bytes], _Member(stream, entry))
+                if entry.name.endswith(".gz"):
+                    yield from _unzipped(member, entry.name, stream, file, on_damage)
+                else:
+                    yield _Shard(entry.name, member, lambda: stream.damage is None)
         while stream.read(_PIECE_BYTES):  # the checksum of compressed data comes last
             pass
         if not num_shards and stream.damage is None:
             matching = f" that match {_listed(only)}" if only else ""
-            on_damage(
-                Damage(file, None, 0, f"no shards in this archive{matching}; expected members ending in .tfrecord")
-            )
+            expected = f"expected members ending in {' or '.join(SUFFIXES)}"
+            on_damage(Damage(file, None, 0, f"no shards in this archive{matching}; {expected}"))
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two for numbers that make no sense
         if stream.damage is None:
             stream.damage = _Broken(
                 stream.tell(),
-                f"the archive is damaged at its byte {stream.tell():,} ({error}); expected a whole one, fetch it again",
+                f"the archive is damaged at its byte {stream.tell():,} ({error}); expected a whole one, get it again",
             )
+
+
+def _unzipped(member: IO[bytes], name: str, archive: _Forward, file: str, on_damage: OnDamage) -> Iterator[_Shard]:
+    """A shard that was compressed before it was packed; its damage is its own, and the next member follows."""
+    stream = _Forward(_uncompressed(member))
+    if not stream.peek(1) and stream.damage is None and archive.damage is None:
+        on_damage(Damage(file, name, 0, _NOTHING))
+    yield _Shard(name, cast(IO[bytes], stream), lambda: stream.damage is None and archive.damage is None)
+    if stream.damage is not None and archive.damage is None:
+        on_damage(Damage(file, name, stream.damage.offset, str(stream.damage)))
 
 
 class _Broken(Exception):  # noqa: N818  (never reaches users: it becomes a `Damage`)
@@ -284,7 +322,7 @@ class _Member:
         if self._left and not data and self._stream.damage is None:
             at = self._stream.tell()
             self._stream.damage = _Broken(
-                at, f"the archive ends at its byte {at:,}, within {self._entry.name}; it is incomplete, fetch it again"
+                at, f"the archive ends at its byte {at:,}, within {self._entry.name}; it is incomplete, get it again"
             )
         return data
 
@@ -341,7 +379,7 @@ def _gunzipped(piece: bytes, file: IO[bytes]) -> Iterator[bytes]:
                     yield data
                 at = offset + length - len(piece) + good
                 raise _Broken(
-                    at, f"the compressed data is damaged at byte {at:,} ({error}); fetch the file again"
+                    at, f"the compressed data is damaged at byte {at:,} ({error}); get the file again"
                 ) from error
             if data:
                 yield data
@@ -352,7 +390,7 @@ def _gunzipped(piece: bytes, file: IO[bytes]) -> Iterator[bytes]:
         piece = file.read(_PIECE_BYTES)
     if unzip is not None:
         raise _Broken(
-            offset, f"ends at byte {offset:,}, within the compressed data; it is incomplete, fetch the file again"
+            offset, f"ends at byte {offset:,}, within the compressed data; it is incomplete, get the file again"
         )
 
 
