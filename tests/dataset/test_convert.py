@@ -226,6 +226,26 @@ def test_what_exists_is_kept_unless_told(folder: Path, tmp_path: Path, records: 
     assert_same(FeatureDataset(out), records)
 
 
+@pytest.mark.parametrize("name", ["x.arrow", "x.tfrecord", "shards_again"])
+def test_the_folder_of_the_output_must_exist(folder: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match="does not exist; expected an existing"):
+        convert_features(folder, tmp_path / "none" / name)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_table_is_the_only_input(folder: Path, tmp_path: Path) -> None:
+    for name in ("x.parquet", "y.parquet"):
+        convert_features(folder / "b.tfrecord", tmp_path / name)
+    table = tmp_path / "x.parquet"
+    for several in ([table, tmp_path / "y.parquet"], [folder, table], tmp_path / "*.parquet"):
+        with pytest.raises(OptionError, match=r"x\.parquet: a Parquet or Arrow file among \d inputs; expected one"):
+            convert_features(several, tmp_path / "out.arrow")
+    assert not (tmp_path / "out.arrow").exists()
+    convert_features([table], tmp_path / "out.arrow")
+    convert_features(tmp_path / "x.*", tmp_path / "again.arrow")
+    assert (tmp_path / "again.arrow").read_bytes() == (tmp_path / "out.arrow").read_bytes()
+
+
 def test_folders_are_never_replaced(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"shards: exists already; expected the name of a new folder"):
         convert_features(folder / "b.tfrecord", folder, overwrite=True)

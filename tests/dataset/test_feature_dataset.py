@@ -226,6 +226,13 @@ def quantized_job() -> JobInfo:
     return JobInfo("vggish", "x", "ab" * 32, 4, "uint8", "uint8", 0.96, "short", "none")
 
 
+def test_a_mask_is_refused_with_what_to_do(odd: SimpleNamespace) -> None:
+    mask = odd.dataset.num_frames > 3
+    with pytest.raises(OptionError, match=r"a mask of shape \(40,\); .* Use numpy\.flatnonzero\(mask\)"):
+        odd.dataset.select(mask)
+    assert len(odd.dataset.select(np.flatnonzero(mask))) == mask.sum() > 0
+
+
 def test_a_pickle_is_the_name_and_the_choice(odd: SimpleNamespace) -> None:
     view = odd.dataset[30:2:-3]
     packed = pickle.dumps(view)

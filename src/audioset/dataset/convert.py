@@ -27,12 +27,13 @@ import pyarrow.parquet as pq
 from audioset._files import unwritable, written_whole
 from audioset.dataset import youtube8m
 from audioset.dataset._layout import FEATURES_SCHEMA, decode_row
-from audioset.dataset._sources import OnDamage, Source, find_files, read_blocks
+from audioset.dataset._sources import OnDamage, Source, find_files, read_blocks, table_kind
 from audioset.dataset.features import batches_of_blocks, records_of, write_features
 from audioset.errors import OptionError, OutputError, RecordError
 from audioset.records import parts
 from audioset.records.info import Metadata
 from audioset.records.tfrecord import Damage, RecordBlock
+from audioset.weights.content import check_output
 
 __all__ = ["Conversion", "FeatureRows", "FeaturesInfo", "convert_features", "open_rows"]
 
@@ -46,7 +47,6 @@ SHARD_BYTES = 64 << 20
 """Embeddings in each shard of a folder of TFRecords, or little more."""
 
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".tfrecord": "tfrecord"}
-_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -176,7 +176,7 @@ def convert_features(
     Raises
     ------
     OptionError
-        The suffix of `out` means no format.
+        The suffix of `out` means no format, or a Parquet or Arrow file is one of several inputs.
     RecordError
         There is nothing at `source`, no record of it can be read, or the output cannot hold them.
     OutputError
@@ -185,8 +185,8 @@ def convert_features(
     path = Path(out)
     format = _format_of(path)  # noqa: A001 - the word that users type
     _check_output(path, format, overwrite)
-    files = [source] if _table_kind(source) else find_files(source, only=only)
-    if any(path.exists() and os.path.samefile(path, file) for file in files):  # type: ignore[arg-type]  # noqa: PTH121
+    files = find_files(source, only=only)
+    if any(path.exists() and os.path.samefile(path, file) for file in files):  # noqa: PTH121
         raise OutputError(f"{path}: one of the inputs; expected another name")
     damages: list[Damage] = []
 
@@ -228,26 +228,21 @@ def open_rows(
     Without `on_damage` the first damage raises.
     """
     damaged, advanced = on_damage or _raise, progress or _ignore
-    kind = _table_kind(source)
-    if kind is None:
+    files = find_files(source, only=only)
+    tables = [(file, kind) for file in files if (kind := table_kind(file)) is not None]
+    if not tables:
         return _open_tfrecords(source, only, damaged, advanced)
+    file, kind = tables[0]
+    if len(files) > 1:
+        raise OptionError(
+            f"{file}: a Parquet or Arrow file among {len(files)} inputs; expected one table only, or TFRecords only. "
+            "Convert tables one by one"
+        )
     if only:
-        raise OptionError(f"{_named(source)}: a table has no shards; expected a folder or an archive to choose some of")
-    path = Path(source)  # type: ignore[arg-type]  # of tables, one at a time
+        raise OptionError(f"{file}: a table has no shards; expected a folder or an archive to choose some of")
+    path = Path(file)
     rows = _open_arrow(path, advanced) if kind == "arrow" else _open_parquet(path, advanced)
     return FeatureRows(rows.schema, _readable(path, rows.batches))
-
-
-def _table_kind(source: Source) -> str | None:
-    """ "parquet" or "arrow" by a file's first bytes, None for anything else."""
-    if not isinstance(source, (str, os.PathLike)) or not os.path.isfile(source):
-        return None
-    try:
-        with Path(source).open("rb") as file:
-            head = file.read(6)
-    except OSError:  # whoever opens it next says why
-        return None
-    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def _open_tfrecords(source: Source, only: Sequence[str], damaged: OnDamage, progress: Progress) -> FeatureRows:
@@ -377,7 +372,8 @@ def _readable(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Reco
 
 
 def _damaged_table(path: Path, error: BaseException) -> RecordError:
-    return RecordError(f"{path}: cannot be read ({error}); expected a whole Parquet or Arrow file. Convert it again")
+    why = getattr(error, "strerror", None) or error
+    return RecordError(f"{path}: cannot be read ({why}); expected a whole Parquet or Arrow file. Convert it again")
 
 
 def _schema_of_own(metadata: Metadata) -> pa.Schema:
@@ -500,7 +496,6 @@ def _write_folder(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     """Write shards to a folder beside, which takes the name when all are there."""
     records = _records(schema, batches)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
         temporary.mkdir()
         try:
@@ -541,11 +536,13 @@ def _format_of(path: Path) -> str:
 
 
 def _check_output(path: Path, format: str, overwrite: bool) -> None:  # noqa: A002 - the word that users type
-    if format == "folder":
-        if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-            raise OutputError(f"{path}: exists already; expected the name of a new folder. Folders are never replaced")
-    elif os.path.exists(path) and not overwrite:
-        raise OutputError(f"{path}: exists already; expected a new file. Choose another name, or ask to overwrite it")
+    if format != "folder":
+        check_output(path, overwrite=overwrite)
+        return
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputError(f"{path}: exists already; expected the name of a new folder. Folders are never replaced")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"{path}: the folder around it does not exist; expected an existing one. Create it first.")
 
 
 def _named(source: Source) -> str:

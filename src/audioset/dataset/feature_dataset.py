@@ -268,6 +268,10 @@ class FeatureDataset:
         given = np.asarray(indices)
         if given.size == 0 and given.ndim == 1:
             return np.empty(0, np.int64)
+        if given.dtype == bool:
+            raise OptionError(
+                f"indices: a mask of shape {given.shape}; expected integers (clips,). Use numpy.flatnonzero(mask)"
+            )
         if given.ndim != 1 or given.dtype.kind not in "iu":
             raise OptionError(f"indices: {given.dtype} of shape {given.shape}; expected integers of shape (clips,)")
         wanted = given.astype(np.int64)
@@ -298,7 +302,8 @@ class _Table:
                 self.version = (status.st_size, status.st_mtime_ns)
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
-            raise RecordError(f"{path}: cannot be read ({error}); expected an Arrow file of features") from error
+            why = getattr(error, "strerror", None) or error
+            raise RecordError(f"{path}: cannot be read ({why}); expected an Arrow file of features") from error
         if expected not in (None, self.version):
             raise RecordError(
                 f"{path}: has changed since it was opened elsewhere; expected the same file. Open it again"
