@@ -124,6 +124,7 @@ def test_classes_formats_and_limit(server: MediaServer, segments: Path, tmp_path
     (("--shard", "all"), "--shard all: expected"),
     (("--report", "r.txt"), "r.txt: expected a name that ends in .csv or .json"),
     (("--format", "opus", "--rate", "44100"), "44100 with format opus"),
+    (("--max-height", "720"), "max_height: 720 without video"),
     (("--limit", "0"), "limit: 0; expected 1"),
     (("--classes", "Dgo"), "Dgo"),
 ])  # fmt: skip

@@ -33,6 +33,7 @@ class Served:
     headers: dict[str, str] = field(default_factory=dict)  # of answers that are errors
     cookie: str | None = None  # what must be sent to see anything
     part_bytes: int | None = None  # the length of parts, whatever was asked for
+    drip_s: float | None = None  # send a byte at a time, so many seconds apart
     stall: bool = False  # send the head and nothing more
     stall_ranges: bool = False  # the same for parts only: the page is seen, its media are not
     drop_after: int | None = None  # close the connection after so many bytes of a body
@@ -133,6 +134,11 @@ class MediaServer:
         if served.stall or (served.stall_ranges and asked):
             self._closing.wait(30)
             return
+        if served.drip_s is not None:
+            for byte in served.content[first : last + 1]:
+                if self._closing.wait(served.drip_s):
+                    return
+                request.wfile.write(bytes([byte]))
         stop = last + 1 if served.drop_after is None else min(last + 1, first + served.drop_after)
         for at in range(first, stop, _PIECE):
             piece = served.content[at : min(at + _PIECE, stop)]

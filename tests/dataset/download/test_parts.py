@@ -7,13 +7,14 @@ import sqlite3
 import threading
 import time
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from audioset.dataset.download import Entry, gate, parse_shard, remote
+from audioset.dataset.download import Entry, gate, ledger, parse_shard, remote
 from audioset.dataset.download.clips import Clip, select_clips, stem
 from audioset.dataset.download.extract import Extractor, Media
 from audioset.dataset.download.failures import ClipError, Stopped, of_status, plain
@@ -21,7 +22,7 @@ from audioset.dataset.download.gate import Gate
 from audioset.dataset.download.ledger import Ledger, _address, check_settings, ledger_name, read_entries
 from audioset.dataset.download.options import DownloadOptions
 from audioset.dataset.download.remote import BLOCK_BYTES, RemoteFile
-from audioset.errors import DatasetError
+from audioset.errors import DatasetError, OptionError
 
 from ._media import MediaServer
 from .conftest import table
@@ -182,13 +183,13 @@ def test_ledgers_are_read_together_with_what_is_done_first_while_its_files_are_t
     made.write_bytes(bytes(10))
     clip = Clip("abc", 0.0, 1.0)
     for shard in ((1, 1), (1, 2)):
-        ledger = Ledger(tmp_path, shard, {})
-        ledger.expect([(clip, "abc_0.flac")])
+        book = Ledger(tmp_path, shard, {})
+        book.expect([(clip, "abc_0.flac")])
         if shard == (1, 1):
-            ledger.done(clip.key, 10, None, 1.0)
+            book.done(clip.key, 10, None, 1.0)
         else:
-            ledger.failed(clip.key, "network", "no", final=True)
-        ledger.close()
+            book.failed(clip.key, "network", "no", final=True)
+        book.close()
     (entry,) = read_entries(tmp_path).values()
     assert (entry.state, entry.bytes, entry.duration_s, entry.tries) == ("done", 10, 1.0, 1)
     assert {path.name for path in tmp_path.glob("*.sqlite")} == {ledger_name((1, 1)), "ledger-1-of-2.sqlite"}
@@ -233,6 +234,35 @@ def test_ledgers_are_found_on_windows_shares_too(tmp_path: Path) -> None:
     assert _address(PureWindowsPath("C:/100%/ledger.sqlite"), "rw") == "file:///C%3A/100%25/ledger.sqlite?mode=rw"
 
 
+def test_shards_that_begin_at_once_with_other_options_are_not_both_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+    look = ledger.check_settings
+
+    def slowly(*how: Any) -> None:
+        look(*how)
+        time.sleep(0.1)  # the other has all the time to look, if it may
+
+    monkeypatch.setattr(ledger, "check_settings", slowly)
+    refused: list[str] = []
+
+    def begin(shard: int) -> None:
+        both.wait(10)
+        try:
+            ledger.open_ledger(tmp_path, (shard, 2), {"format": f"of shard {shard}"}).close()
+        except OptionError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=begin, args=(shard,)) for shard in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(refused) == 1
+    assert "its files were made with format of shard" in refused[0]
+
+
 def test_a_failure_is_permanent_by_its_reason() -> None:
     entry = Entry("a_0", "a", 0.0, 1.0, None, "a_0.flac", "failed", "private")
     assert entry.permanent
@@ -241,9 +271,8 @@ def test_a_failure_is_permanent_by_its_reason() -> None:
 
 def remote_file(server: MediaServer, name: str, stop: threading.Event, seconds: float = 10.0) -> RemoteFile:
     extractor = Extractor(DownloadOptions(timeout_s=5.0), None, stop)
-    file = extractor.open(Media(server.template.format(ytid=name), {}))
-    file._deadline = time.monotonic() + seconds
-    return file
+    extractor._deadline = time.monotonic() + seconds
+    return extractor.open(Media(server.template.format(ytid=name), {}))
 
 
 def test_a_remote_file_reads_as_a_local_one(server: MediaServer, rng: np.random.Generator) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from audioset.dataset.download.failures import ClipError, of_saying, of_status, plain
+from audioset.dataset.download.failures import ClipError, Stopped, of_saying, of_status, plain
 from audioset.dataset.download.options import DownloadOptions
-from audioset.dataset.download.remote import RemoteFile
+from audioset.dataset.download.remote import RemoteFile, WatchedBody
 from audioset.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _COOKIES_EXPECTED: Final = (
     "expected a Netscape cookie file (seven fields a line, with tabs between), or a browser of this machine. "
     "https://github.com/yt-dlp/yt-dlp/wiki/FAQ says how to export cookies"
 )
+_WEB: Final = ("http://", "https://")
 _DIRECT: Final = "[protocol~='^https?$']"  # not playlists of pieces, which cannot be read at any place
 
 
@@ -103,10 +104,10 @@ class Extractor:
 
     def __init__(self, options: DownloadOptions, cookies: str | None, stop: Event) -> None:
         self._options, self._stop = options, stop
-        self._ydl: YoutubeDL = _tracking()({**_quiet(options), "format": _formats(options)})
+        self._ydl: YoutubeDL = _tracking(self._check_time)({**_quiet(options), "format": _formats(options)})
         if cookies is not None:
             self._ydl.params["cookiefile"] = io.StringIO(cookies)  # so that it writes none back
-        self._deadline = 0.0
+        self._deadline = float("inf")
 
     def find(self, url: str) -> Found:
         """Return where the media of a page are; the time that one clip may take begins.
@@ -116,6 +117,8 @@ class Extractor:
         ClipError
             If they are not to be had.
         """
+        if not url.lower().startswith(_WEB):
+            raise ClipError("address", f"{plain(url)}: expected an address that begins with http:// or https://")
         self._deadline = time.monotonic() + _CLIP_TIMEOUTS * self._options.timeout_s
         try:
             info: Any = self._ydl.extract_info(url, download=False)
@@ -128,7 +131,7 @@ class Extractor:
         if not info:
             raise ClipError("unknown", "yt-dlp finds no video")
         chosen = [_media(one) for one in info.get("requested_formats") or [info]]
-        if not all(one.url.startswith(("http://", "https://")) for one in chosen):
+        if not all(one.url.startswith(_WEB) for one in chosen):
             raise ClipError("no_format", "the media are at no http address")
         duration_s = None if info.get("duration") is None else float(info["duration"])
         # With two formats, the first is the picture.
@@ -136,20 +139,27 @@ class Extractor:
 
     def open(self, media: Media) -> RemoteFile:
         """Return the media as a file, from which nothing is read yet."""
-        return RemoteFile(self._ydl, media.url, media.headers, self._stop, self._deadline)
+        return RemoteFile(self._ydl, media.url, media.headers, self._check_time)
+
+    def _check_time(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        if time.monotonic() > self._deadline:
+            raise ClipError("stalled", "the server sends too slowly; the time for one clip is over")
 
     def close(self) -> None:
         """Close its connections."""
         self._ydl.close()
 
 
-def _tracking() -> Any:
-    """A YoutubeDL that can close what its extractors have opened and left."""
+def _tracking(check: Callable[[], None]) -> Any:
+    """A YoutubeDL that calls `check` while it reads, and can close what its extractors have opened and left."""
     from yt_dlp import YoutubeDL
 
     class Tracking(YoutubeDL):  # type: ignore[misc]
         def urlopen(self, req: Any) -> Any:
             response = super().urlopen(req)
+            response.fp = WatchedBody(response.fp, check)
             self.__dict__.setdefault("_opened", []).append(response)
             return response
 
@@ -193,6 +203,8 @@ def _raise(error: Exception) -> NoReturn:
     from yt_dlp.networking.exceptions import HTTPError, TransportError
 
     for cause in _causes(error):
+        if isinstance(cause, ClipError | Stopped):
+            raise cause
         if isinstance(cause, HTTPError):
             cause.close()
             after = cause.response.get_header("Retry-After")

@@ -16,6 +16,7 @@ PERMANENT: Final = MappingProxyType(
         "region": "it is not shown in this country",
         "paid": "it is for members or buyers, or protected",
         "live": "it is live or has yet to begin",
+        "address": "its address is none of http or https",
         "no_format": "the site offers it in no form that can be read in parts",
         "no_audio": "it has no sound",
         "no_video": "it has no picture, and --video was asked for",

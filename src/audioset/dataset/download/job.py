@@ -20,7 +20,7 @@ from audioset.dataset.download.clips import Clip, Selection, select_clips, stem
 from audioset.dataset.download.extract import Extractor, Found, check_installed, read_cookies
 from audioset.dataset.download.failures import TEMPORARY, ClipError, Stopped
 from audioset.dataset.download.gate import Gate
-from audioset.dataset.download.ledger import Entry, Ledger, check_settings, is_there, read_entries
+from audioset.dataset.download.ledger import Entry, Ledger, is_there, open_ledger, read_entries
 from audioset.dataset.download.options import DownloadOptions
 from audioset.errors import FetchError, OptionError
 
@@ -154,8 +154,7 @@ def download_audio(
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(place, error) from error
-    check_settings(place, options.settings)
-    ledger = Ledger(place, shard, options.settings)
+    ledger = open_ledger(place, shard, options.settings)
     try:
         job = _Job(place, ledger, options, cookies, shard, progress)
         return job.run(selection, retry_failed=retry_failed)

@@ -161,6 +161,23 @@ class Ledger:
         self._db.execute("COMMIT")
 
 
+def open_ledger(folder: Path, shard: tuple[int, int], settings: Mapping[str, Any]) -> Ledger:
+    """Return the ledger of a shard; OptionError if the folder has files that were not made as `settings` say."""
+    import filelock
+
+    # Shards begin together: one must not look before the other has noted what it makes.
+    lock = filelock.FileLock(folder / ".ledgers.lock", timeout=_LOCKED_S)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        check_settings(folder, settings)
+        return Ledger(folder, shard, settings)
+    finally:
+        lock.release()
+
+
 def ledger_name(shard: tuple[int, int]) -> str:
     """Return the file name of a shard's ledger."""
     return "ledger.sqlite" if shard == (1, 1) else f"ledger-{shard[0]}-of-{shard[1]}.sqlite"

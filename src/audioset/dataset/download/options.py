@@ -79,6 +79,8 @@ class DownloadOptions:
         for name in ("jobs", "tries", "max_height"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}: {getattr(self, name)}; expected 1 or more")
+        if self.max_height != type(self).max_height and not self.video:
+            raise OptionError(f"max_height: {self.max_height} without video; expected both, or neither. Add --video")
         if not 0 < self.timeout_s < float("inf"):
             raise OptionError(f"timeout_s: {self.timeout_s}; expected more than 0 seconds")
         if not 0 <= self.pause_s < float("inf"):

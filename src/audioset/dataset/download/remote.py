@@ -4,28 +4,55 @@ from __future__ import annotations
 
 import io
 import re
-import time
 from collections import OrderedDict
 from contextlib import closing
-from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
-from audioset.dataset.download.failures import ClipError, Stopped, of_saying, of_status, plain
+from audioset.dataset.download.failures import ClipError, of_saying, of_status, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from yt_dlp import YoutubeDL
 
 BLOCK_BYTES = 1 << 18  # ten seconds of sound, about
 _MAX_BLOCKS: Final = 32
 _PIECE_BYTES: Final = 1 << 16
+_MAX_ANSWER_BYTES: Final = 1 << 26  # pages have a few MiB at most, and are held in memory
+
+
+class WatchedBody:
+    """The body of an answer, read as it comes: `check` is called at every piece, however small, and may raise.
+
+    What reads as much as it was asked for in one go would be held for ever by a server that sends a byte now and then.
+    """
+
+    def __init__(self, body: Any, check: Callable[[], None]) -> None:
+        self._body, self._check = body, check
+        self._num_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body, name)
+
+    def read(self, size: int | None = None, **how: Any) -> bytes:
+        """Up to `size` bytes, or all; fewer at the end only."""
+        read = bytearray()
+        while size is None or len(read) < size:
+            self._check()
+            piece = self._body.read1(_PIECE_BYTES if size is None else min(_PIECE_BYTES, size - len(read)), **how)
+            if not piece:
+                break
+            read += piece
+            self._num_bytes += len(piece)
+            if self._num_bytes > _MAX_ANSWER_BYTES:
+                raise ClipError("no_format", f"the server sends a page of more than {_MAX_ANSWER_BYTES >> 20} MiB")
+        return bytes(read)
 
 
 class RemoteFile:
     """`url` through yt-dlp's own connections, with its cookies and proxies.
 
-    Reading raises ClipError, and Stopped once `stop` is set.
+    Reading raises ClipError, and what `check` raises, which is called before each request and at each piece.
 
     Attributes
     ----------
@@ -33,9 +60,8 @@ class RemoteFile:
         What has come over the network so far.
     """
 
-    def __init__(self, ydl: YoutubeDL, url: str, headers: Mapping[str, str], stop: Event, deadline: float) -> None:
-        self._ydl, self._url, self._headers = ydl, url, headers
-        self._stop, self._deadline = stop, deadline
+    def __init__(self, ydl: YoutubeDL, url: str, headers: Mapping[str, str], check: Callable[[], None]) -> None:
+        self._ydl, self._url, self._headers, self._check = ydl, url, headers, check
         self._position = 0
         self._size: int | None = None
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
@@ -79,7 +105,7 @@ class RemoteFile:
         from yt_dlp.networking import Request
         from yt_dlp.networking.exceptions import HTTPError, RequestError
 
-        self._check_time()
+        self._check()
         wanted = {"Range": f"bytes={first}-{first + BLOCK_BYTES - 1}", "Accept-Encoding": "identity"}
         try:
             with closing(self._ydl.urlopen(Request(self._url, headers={**self._headers, **wanted}))) as response:
@@ -112,16 +138,9 @@ class RemoteFile:
             )
         body = bytearray()
         while len(body) < expected:
-            self._check_time()
             piece = response.read(min(_PIECE_BYTES, expected - len(body)))
             if not piece:
                 raise ClipError("network", f"the media server breaks off: {len(body)} bytes of {expected} came")
             body += piece
             self.fetched_bytes += len(piece)
         return bytes(body)
-
-    def _check_time(self) -> None:
-        if self._stop.is_set():
-            raise Stopped
-        if time.monotonic() > self._deadline:
-            raise ClipError("stalled", "the media server sends too slowly; the time for one clip is over")
