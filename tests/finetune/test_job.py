@@ -236,6 +236,20 @@ def test_full_moves_every_weight_from_where_it_was(toy: Path, tmp_path: Path, ti
     assert (work / "final" / "metrics.csv").is_file()
 
 
+def test_decoded_clips_that_the_system_holds_do_not_cost_the_result(
+    toy: Path, tmp_path: Path, tiny: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def held(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "sounds.f32":  # as on Windows, while it is mapped
+            raise PermissionError(13, "in use", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", held)
+    assert learn_fully(toy, tmp_path / "a.safetensors").path.is_file()
+
+
 @pytest.mark.parametrize(("stage", "after"), [("decoding", 3), ("training final", 5)])
 def test_a_full_run_that_was_killed_and_continued_ends_with_the_same_weights(
     stage: str, after: int, toy: Path, tmp_path: Path, tiny: object

@@ -196,7 +196,17 @@ def test_training_ends_where_nothing_gets_better(tmp_path: Path, clips: InMemory
     assert fitted.steps == 3 * CONFIG.epoch_steps
 
 
-def test_loading_processes_change_nothing(tmp_path: Path, clips: InMemory) -> None:
+@pytest.mark.slow
+def test_loading_processes_change_nothing(tmp_path: Path, clips: InMemory, valid: InMemory) -> None:
+    config = replace(CONFIG, epochs=1)
+    alone = fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "alone")
+    loaded = fit(clips, valid, ABC, EMBEDDER, config, tmp_path / "loaded", machine=Machine(workers=2))
+    expected = weights_of(alone)
+    for name, values in weights_of(loaded).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_a_step_is_the_same_whenever_it_is_asked_for(clips: InMemory) -> None:
     one = [Steps(clips, 8, 3, balanced=True, mixup=0.4)[step] for step in (5, 2, 5)]
     for name, values in vars(one[0]).items():
         assert torch.equal(values, getattr(one[2], name)), name

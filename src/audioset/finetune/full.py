@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -89,7 +89,8 @@ class Waveforms:
     def discard(work: Path) -> None:
         """Delete the files."""
         for name in (_STARTS, _SOUNDS):
-            (work / name).unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows keeps a file while something still maps it
+                (work / name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
