@@ -270,7 +270,8 @@ class FeatureDataset:
             return np.empty(0, np.int64)
         if given.dtype == bool:
             raise OptionError(
-                f"indices: a mask of shape {given.shape}; expected integers (clips,). Use numpy.flatnonzero(mask)"
+                f"indices: a mask of shape {given.shape}; expected integers of shape (clips,). "
+                "Use numpy.flatnonzero(mask)"
             )
         if given.ndim != 1 or given.dtype.kind not in "iu":
             raise OptionError(f"indices: {given.dtype} of shape {given.shape}; expected integers of shape (clips,)")
