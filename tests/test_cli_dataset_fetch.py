@@ -116,9 +116,12 @@ def test_files_shows_what_there_is_and_what_is_here(mirror: Server) -> None:
     assert _run("fetch", "quality")[0] == 0
     status, out, err = _run("files")
     assert (status, err) == (0, "")
-    header, *rows = out.splitlines()
-    assert header.split() == ["NAME", "GROUP", "SIZE", "LICENCE", "PRESENT", "WHAT"]
+    assert max(map(len, out.splitlines())) <= 80
+    header, *lines = out.splitlines()
+    rows = [line for line in lines if not line.startswith(" ")]
+    assert header.split() == ["NAME", "GROUP", "SIZE", "LICENCE", "PRESENT"]
     assert [row.split()[0] for row in rows] == [file.name for file in FILES]
+    assert " ".join(" ".join(lines[1:]).split()).startswith(f"{FILES[0].about} {FILES[1].name} ")
     by_name = {row.split()[0]: row for row in rows}
     assert by_name["qa_true_counts"].split()[:7] == ["qa_true_counts", "quality", "-", "CC", "BY", "4.0", "yes"]
     assert by_name["features"].split()[:8] == ["features", "features", "2.4", "GB", "CC", "BY", "4.0", "no"]

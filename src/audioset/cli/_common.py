@@ -35,12 +35,19 @@ def report_failures(reasons: Sequence[str], *, all_with: str = "--json") -> None
 
 def write_columns(rows: Sequence[Sequence[str]]) -> None:
     """Print rows as columns two spaces apart, as wide as terminals show their widest cell."""
+    for line in in_columns(rows):
+        typer.echo(line)
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines that `write_columns` prints."""
     from rich.cells import cell_len
 
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        line = "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
-        typer.echo(line.rstrip())
+    return [
+        "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in rows
+    ]
 
 
 class Bar:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioset.cli._common import interrupted_says, write_columns
+from audioset.cli._common import in_columns, interrupted_says
 from audioset.cli.models import downloading
 
 if TYPE_CHECKING:
     from audioset.dataset.catalogue import DatasetFile
 
-_COLUMNS = ("NAME", "GROUP", "SIZE", "LICENCE", "PRESENT", "WHAT")
+_COLUMNS = ("NAME", "GROUP", "SIZE", "LICENCE", "PRESENT")
+_WIDTH = 80  # of a line that says what a file is
 
 
 class RegionChoice(str, Enum):
@@ -97,7 +99,7 @@ def files(
     """Show AudioSet's files that can be fetched: size, licence, and whether they are here.
 
     PRESENT is yes if the file is in the cache, whole and unchanged: those that are there are read through. Sizes of
-    files without a known hash are approximate.
+    files without a known hash are approximate. A line below each says what it is.
 
     Examples:
 
@@ -109,7 +111,11 @@ def files(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    write_columns([_COLUMNS, *map(_cells, rows)])
+    header, *lines = in_columns([_COLUMNS, *map(_cells, rows)])
+    typer.echo(header)
+    for line, row in zip(lines, rows, strict=True):
+        typer.echo(line)
+        typer.echo(textwrap.fill(row["about"], _WIDTH, initial_indent="    ", subsequent_indent="    "))
 
 
 def _fetch_one(file: DatasetFile, region: str, base_url: str | None) -> Path:
@@ -166,4 +172,4 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     from audioset.dataset.catalogue import size_text
 
     yes = "yes" if row["present"] else "no"
-    return (row["name"], row["group"], size_text(row["size_bytes"]) or "-", row["licence"], yes, row["about"])
+    return (row["name"], row["group"], size_text(row["size_bytes"]) or "-", row["licence"], yes)
