@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import json
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_stats_can_be_drawn(path: Path, tmp_path: Path) -> None:
     run("stats", path, "--plot", tmp_path / "p.svg")
     drawn = (tmp_path / "p.svg").read_text(encoding="utf-8")
     assert drawn.startswith("<?xml")
-    with pytest.raises(OutputError, match=r"p\.svg: exists; --overwrite"):
+    with pytest.raises(OutputError, match=r"p\.svg: exists already"):
         run("stats", path, "--plot", tmp_path / "p.svg")
     run("stats", path, "--plot", tmp_path / "p.svg", "--overwrite")
 
@@ -116,7 +117,7 @@ def test_subset_samples_as_the_library_does(path: Path, tmp_path: Path) -> None:
 def test_subset_keeps_finished_outputs_and_its_input(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "part.csv"
     run("subset", path, "-o", out)
-    with pytest.raises(OutputError, match=r"part\.csv: exists; --overwrite"):
+    with pytest.raises(OutputError, match=r"part\.csv: exists already"):
         run("subset", path, "-o", out, "--limit", 1)
     run("subset", path, "-o", out, "--limit", 1, "--overwrite")
     assert len(ids(out)) == 1
@@ -124,6 +125,51 @@ def test_subset_keeps_finished_outputs_and_its_input(path: Path, tmp_path: Path)
         run("subset", path, "-o", path, "--overwrite")
     with pytest.raises(OutputError, match=r"its folder does not exist"):
         run("subset", path, "-o", tmp_path / "no" / "part.csv")
+
+
+def test_a_folder_is_no_output(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(OutputError, match=r"x\.csv: is a folder"):
+        run("subset", path, "-o", tmp_path / "x.csv", "--overwrite")
+
+
+def test_subset_writes_gzip_and_standard_output_and_no_other_kind(path: Path, tmp_path: Path) -> None:
+    run("subset", path, "-o", tmp_path / "a.csv", "-c", "Dog")
+    run("subset", path, "-o", tmp_path / "a.csv.gz", "-c", "Dog")
+    plain = (tmp_path / "a.csv").read_bytes()
+    assert gzip.decompress((tmp_path / "a.csv.gz").read_bytes()) == plain
+    assert run("subset", path, "-o", "-", "-c", "Dog").encode() == plain
+    for name in ("a.parquet", "a", "a.gz"):
+        with pytest.raises(OptionError, match=r"a[.a-z]*: segments are written as csv; expected .* \.csv or \.csv\.gz"):
+            run("subset", path, "-o", tmp_path / name)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "a.csv.gz", "some.csv"]
+
+
+def test_options_that_would_do_nothing_are_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"--quality: nothing is chosen by it; expected --min-quality"):
+        run("subset", path, "-o", tmp_path / "a.csv", "--quality", "qa.csv")
+    with pytest.raises(OptionError, match=r"--rerated-ids: nothing is chosen by it; expected --rerated"):
+        run("subset", path, "-o", tmp_path / "a.csv", "--rerated-ids", "ids.txt")
+
+
+@pytest.mark.parametrize(
+    "option", [("--min-quality", "2"), ("--min-duration", "-1"), ("--per-class", "0"), ("--seed", "-1")]
+)
+def test_ranges_are_checked_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str]
+) -> None:
+    monkeypatch.setattr("audioset.dataset.fetch.fetch", lambda *_, **__: pytest.fail("fetched"))
+    result = CliRunner().invoke(app, ["dataset", "subset", "eval", "-o", str(tmp_path / "a.csv"), *option])
+    assert result.exit_code == 2
+    assert option[0] in result.stderr
+
+
+def test_a_part_without_segments_is_warned_of(path: Path, tmp_path: Path) -> None:
+    arguments = ["dataset", "subset", str(path), "-o", str(tmp_path / "a.csv"), "-c"]
+    result = CliRunner().invoke(app, [*arguments, "Zither"])
+    assert result.exit_code == 0
+    assert "warning: no segment meets all conditions" in result.stderr
+    assert "warning" not in CliRunner().invoke(app, [*arguments, "Dog", "--overwrite"]).stderr
 
 
 def test_damage_is_named_and_nothing_written(path: Path, tmp_path: Path) -> None:

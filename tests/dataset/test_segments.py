@@ -219,6 +219,34 @@ def test_written_segments_come_back(path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "again.csv").read_text(encoding="utf-8").splitlines()[1:3] == HEADER.splitlines()[1:]
 
 
+def test_gzip_by_name_has_the_same_bytes_each_time(path: Path, tmp_path: Path) -> None:
+    table = read_segments(path)
+    for name in ("a.csv.gz", "b.csv.gz"):
+        write_segments(table, tmp_path / name)
+    assert read_segments(tmp_path / "a.csv.gz").equals(table)
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    with pytest.raises(OptionError, match=r"a\.parquet: segments are written as csv; expected"):
+        write_segments(table, tmp_path / "a.parquet")
+
+
+def test_what_is_no_arrow_table_is_refused_with_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"table: a dict; expected a pyarrow\.Table.*from_pandas"):
+        write_segments({"ytid": ["a"]}, tmp_path / "s.csv")  # type: ignore[arg-type]
+
+
+def test_only_published_files_are_to_be_fetched_again(tmp_path: Path) -> None:
+    for name, remedy in (("eval_segments.csv", "Fetch it again"), ("mine.csv", "Check that it is the file you mean")):
+        (tmp_path / name).write_text("YTID, start_seconds, end_seconds, positive_labels\n")
+        with pytest.raises(DatasetError, match=rf"no segments in it; expected a line each\. {remedy}"):
+            read_segments(tmp_path / name)
+
+
+def test_an_unknown_mid_says_how_to_keep_it(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('a, 0, 1, "/m/none"\n')
+    with pytest.raises(DatasetError, match=r"not among the 527 classes,.*unknown_mids=\"keep\""):
+        read_segments(tmp_path / "x.csv")
+
+
 def test_times_finer_than_milliseconds_are_kept(tmp_path: Path) -> None:
     table = pa.table({"ytid": ["a"], "start_s": [0.1234567], "end_s": [1 / 3], "mids": [["/m/09x0r"]]})
     write_segments(table, tmp_path / "s.csv")
@@ -259,7 +287,7 @@ def test_segments_that_could_not_be_read_are_not_written(tmp_path: Path, column:
 def test_what_cannot_be_written_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no column 'mids' among ytid, start_s, end_s;"):
         write_segments(read_segments(path).select(["ytid", "start_s", "end_s"]), tmp_path / "s.csv")
-    with pytest.raises(OutputError, match=r"cannot be written"):
+    with pytest.raises(OutputError, match=r"s\.csv: "):
         write_segments(read_segments(path), path / "s.csv")
 
 

@@ -31,7 +31,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                 yield raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(
-            f"{path}: its gzip data are cut short or damaged ({error}); expected a whole file. Fetch it again"
+            f"{path}: its gzip data are cut short or damaged ({error}); expected a whole file. {again(path)}"
         ) from error
     except OSError as error:
         raise DatasetError(
@@ -57,7 +57,7 @@ def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
             if not end and len(held) > _MAX_LINE_BYTES:
                 raise DatasetError(
                     f"{path}, line {line}: longer than {_MAX_LINE_BYTES >> 20} MiB; expected lines of text. It is "
-                    "another kind of file, or damaged: fetch it again"
+                    f"another kind of file, or damaged. {again(path)}"
                 )
             if end:
                 yield line, held[:end]
@@ -66,7 +66,7 @@ def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     if held.strip():
         yield line, held
     elif line == 1:
-        raise DatasetError(f"{path}: empty; expected lines of text. Fetch it again")
+        raise DatasetError(f"{path}: empty; expected lines of text. {again(path)}")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -75,6 +75,14 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, raw in enumerate(block.splitlines(), first):
             if raw.strip():
                 yield number, decoded(raw, path, number)
+
+
+def again(path: Path) -> str:
+    """Return what to do about a file that is wrong as a whole: only what is published can be fetched again."""
+    from audioset.dataset.catalogue import FILES
+
+    published = path.name.removesuffix(".gz") in {file.file_name for file in FILES}
+    return "Fetch it again" if published else "Check that it is the file you mean, or take a whole copy"
 
 
 def decoded(raw: bytes, path: Path, line: int) -> str:

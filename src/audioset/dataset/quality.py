@@ -71,7 +71,7 @@ def read_quality(path: str | os.PathLike[str] = QUALITY_FILE) -> pa.Table:
             raise _refused(path, line, text, "a class once")
         rows[classes.mids[index]] = classes.names[index], num_rated, num_true
     if not rows:
-        raise DatasetError(f"{path}: no classes in it; expected a line each. Fetch it again")
+        raise DatasetError(f"{path}: no classes in it; expected a line each. {_text.again(path)}")
     names, num_rated_of, num_true_of = zip(*rows.values(), strict=True)
     quality = [true / rated if rated else None for rated, true in zip(num_rated_of, num_true_of, strict=True)]
     return pa.table([list(rows), names, num_rated_of, num_true_of, quality], schema=QUALITY_SCHEMA)
@@ -156,4 +156,4 @@ def _find(path_or_name: str | os.PathLike[str], name: str) -> Path:
 
 
 def _refused(path: Path, line: int, text: str, expected: str) -> DatasetError:
-    return DatasetError(f"{path}, line {line}: {text[:100]!r}; expected {expected}. Fetch the file again")
+    return DatasetError(f"{path}, line {line}: {text[:100]!r}; expected {expected}. {_text.again(path)}")

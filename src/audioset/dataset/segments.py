@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -45,6 +47,8 @@ _COMMENTS = re.compile(rb"(?:#[^\n]*\n?|\r?\n)*")
 _COUNT = re.compile(rb"\b(num_\w+)=(\d+)")
 _NOT_WRITABLE = r'[",\r\n]|^#|^\s|^$'
 _ROWS_AT_ONCE = 1 << 16
+_UNKNOWN = "the mid"
+_SUFFIXES = (".csv", ".csv.gz")
 
 
 def read_segments(path_or_split: str | os.PathLike[str], *, unknown_mids: UnknownMids = "error") -> pa.Table:
@@ -83,7 +87,7 @@ def read_segments(path_or_split: str | os.PathLike[str], *, unknown_mids: Unknow
         if body.strip():
             tables.append(_parse(body, path, line, unknown_mids))
     if not (tables or expected):
-        raise DatasetError(f"{path}: no segments in it; expected a line each. Fetch it again")
+        raise DatasetError(f"{path}: no segments in it; expected a line each. {_text.again(path)}")
     table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
     if expected:
         _check_counts(table, expected, path)
@@ -94,10 +98,13 @@ def write_segments(table: pa.Table, path: str | os.PathLike[str]) -> None:
     """Write segments in the layout of the published files, with the counts in the header; whole or not at all.
 
     Times have three decimals, and more where that would not be the same number. Only the columns `ytid`, `start_s`,
-    `end_s` and `mids` are written; reading the file gives the others again.
+    `end_s` and `mids` are written; reading the file gives the others again. A name that ends in `.csv.gz` is written as
+    gzip, always with the same bytes for the same rows.
 
     Raises
     ------
+    OptionError
+        The name ends neither in `.csv` nor in `.csv.gz`, or `table` is no table of Arrow's.
     DatasetError
         The table lacks a column or a value, or has an id, a time or a mid that would not come back from the file.
     OutputError
@@ -105,25 +112,45 @@ def write_segments(table: pa.Table, path: str | os.PathLike[str]) -> None:
     """
     from audioset._files import written_whole
 
-    _check_writable(table, path)
+    path = Path(path)
+    check_suffix(path)
+    lines = segment_lines(table, path)
+    with written_whole(path) as temporary, temporary.open("wb") as raw:
+        if path.suffix.lower() == ".gz":
+            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as stream:
+                stream.writelines(line.encode() for line in lines)
+        else:
+            raw.writelines(line.encode() for line in lines)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise OptionError unless a name is one of a csv, plain or gzip."""
+    if not path.name.lower().endswith(_SUFFIXES):
+        raise OptionError(f"{path}: segments are written as csv; expected a name ending in {' or '.join(_SUFFIXES)}")
+
+
+def segment_lines(table: pa.Table, subject: object) -> Iterator[str]:
+    """Return the lines of a csv of segments, header and all; the arguments' errors are those of `write_segments`."""
+    _check_writable(table, subject)
+    return _lines(table)
+
+
+def _lines(table: pa.Table) -> Iterator[str]:
     counts = ", ".join(f"{name}={count}" for name, count in _counts(table).items())
-    with written_whole(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(f"# Segments csv created by audioset {__version__}\n# {counts}\n# {', '.join(_COLUMNS)}\n")
-        for start in range(0, table.num_rows, _ROWS_AT_ONCE):
-            rows = table.slice(start, _ROWS_AT_ONCE)
-            stream.writelines(
-                f'{ytid}, {_seconds(start_s)}, {_seconds(end_s)}, "{mids}"\n'
-                for ytid, start_s, end_s, mids in zip(
-                    rows["ytid"].to_pylist(),
-                    rows["start_s"].to_pylist(),
-                    rows["end_s"].to_pylist(),
-                    pc.binary_join(rows["mids"], ",").to_pylist(),
-                    strict=True,
-                )
-            )
+    yield from (f"# Segments csv created by audioset {__version__}\n", f"# {counts}\n", f"# {', '.join(_COLUMNS)}\n")
+    for start in range(0, table.num_rows, _ROWS_AT_ONCE):
+        rows = table.slice(start, _ROWS_AT_ONCE)
+        for ytid, start_s, end_s, mids in zip(
+            rows["ytid"].to_pylist(),
+            rows["start_s"].to_pylist(),
+            rows["end_s"].to_pylist(),
+            pc.binary_join(rows["mids"], ",").to_pylist(),
+            strict=True,
+        ):
+            yield f'{ytid}, {_seconds(start_s)}, {_seconds(end_s)}, "{mids}"\n'
 
 
-def _check_writable(table: pa.Table, path: str | os.PathLike[str]) -> None:
+def _check_writable(table: pa.Table, path: object) -> None:
     check_columns(table, "ytid", "start_s", "end_s", "mids")
     texts = table["ytid"], pc.list_flatten(table["mids"])
     if any(column.null_count for column in (*texts, table["start_s"], table["end_s"], table["mids"])):
@@ -146,13 +173,19 @@ def _check_writable(table: pa.Table, path: str | os.PathLike[str]) -> None:
 
 def durations_s(table: pa.Table) -> npt.NDArray[np.float64]:
     """Return the length of each segment in seconds, to the millisecond, shape (rows,)."""
+    check_columns(table, "start_s", "end_s")
     # Times have three decimals, differences of floats a few more: 249.8 − 239.8 is above 10.
     lengths: npt.NDArray[np.float64] = np.round(table["end_s"].to_numpy() - table["start_s"].to_numpy(), 3)
     return lengths
 
 
 def check_columns(table: pa.Table, *names: str) -> None:
-    """Raise DatasetError unless a table has these columns."""
+    """Raise DatasetError unless a table has these columns, OptionError unless it is a table of Arrow's."""
+    if not isinstance(table, pa.Table):
+        raise OptionError(
+            f"table: a {type(table).__name__}; expected a pyarrow.Table. Of a data frame, "
+            "pyarrow.Table.from_pandas makes one"
+        )
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise DatasetError(
@@ -261,11 +294,12 @@ def _raise_for_line(body: bytes, path: Path, first: int, unknown_mids: UnknownMi
         fault = _fault(found, None if unknown_mids == "keep" else known)
         if fault:
             shown = found if len(found) <= 100 else f"{found[:100]}…"
+            instead = ', or keep such mids with unknown_mids="keep"' if fault.startswith(_UNKNOWN) else ""
             raise DatasetError(
                 f"{path}, line {line}: {fault} in {shown!r}; expected YTID, start_seconds, end_seconds, "
-                '"mid,mid". Mend the line or fetch the file again'
+                f'"mid,mid". Mend the line{instead}'
             ) from error
-    raise DatasetError(f"{path}: cannot be read as a csv of segments ({error}). Fetch it again") from error
+    raise DatasetError(f"{path}: cannot be read as a csv of segments ({error}). {_text.again(path)}") from error
 
 
 def _fault(line: str, known: frozenset[str] | None) -> str | None:
@@ -294,7 +328,7 @@ def _fault(line: str, known: frozenset[str] | None) -> str | None:
     if "" in mids:
         return "an empty label"
     unknown = [mid for mid in mids if known is not None and mid not in known]
-    return f"the mid {unknown[0]!r}, not among the 527 classes," if unknown else None
+    return f"{_UNKNOWN} {unknown[0]!r}, not among the 527 classes," if unknown else None
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
@@ -312,7 +346,7 @@ def _check_counts(table: pa.Table, expected: dict[str, int], path: Path) -> None
         if expected.get(name, found) != found:
             raise DatasetError(
                 f"{path}: {name} is {found:,} in its lines; expected {expected[name]:,}, as its header says. It may "
-                "have been cut short or changed: fetch it again, or remove the lines that start with #"
+                f"have been cut short or changed. {_text.again(path)}, or remove the lines that start with #"
             )
 
 

@@ -100,7 +100,7 @@ def read_display_names(path: str | os.PathLike[str]) -> dict[str, str]:
     for line, text in _text.lines(path):
         mid, tab, name = text.partition("\t")
         if not (tab and mid.strip() and name.strip()):
-            raise DatasetError(f"{path}, line {line}: {text[:100]!r}; expected a mid, a tab and a name. Fetch it again")
+            raise DatasetError(f"{path}, line {line}: {text[:100]!r}; expected a mid, a tab and a name. Mend the line")
         names[mid.strip()] = name.strip()
     return names
 
@@ -184,9 +184,9 @@ def _raise_for_line(body: bytes, path: Path, first: int, num_columns: int, error
         if fault:
             raise DatasetError(
                 f"{path}, line {line}: {fault} in {text[:100]!r}; expected {', '.join(_COLUMNS[:num_columns])} with "
-                "tabs between. Mend the line or fetch the file again"
+                "tabs between. Mend the line"
             ) from error
-    raise DatasetError(f"{path}: cannot be read as strong labels ({error}). Fetch it again") from error
+    raise DatasetError(f"{path}: cannot be read as strong labels ({error}). {_text.again(path)}") from error
 
 
 def _fault(cells: list[str], num_columns: int) -> str | None:

@@ -72,7 +72,9 @@ def stats(
 
 def subset(
     segments: Annotated[str, typer.Argument(metavar="SEGMENTS", help=SEGMENTS_HELP)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The csv to write, in the published layout.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The .csv or .csv.gz to write, as published; - is standard output.")
+    ],
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", "-c", help="Keep segments with this class, by display name or mid. Repeat for more."),
@@ -89,24 +91,28 @@ def subset(
     ] = True,
     min_quality: Annotated[
         float | None,
-        typer.Option(help="Keep segments whose labels are all of classes with at least this share of true labels."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Keep segments whose labels are all of classes with at least this share of true labels.",
+        ),
     ] = None,
     quality: Annotated[
-        str, typer.Option(metavar="FILE", help="For --min-quality: qa_true_counts.csv.", show_default="fetched")
-    ] = "qa_true_counts",
+        str | None, typer.Option(metavar="FILE", help="For --min-quality: qa_true_counts.csv.", show_default="fetched")
+    ] = None,
     rerated: Annotated[bool, typer.Option("--rerated", help="Keep segments whose labels were rated again.")] = False,
     rerated_ids: Annotated[
-        str, typer.Option(metavar="FILE", help="For --rerated: rerated_video_ids.txt.", show_default="fetched")
-    ] = "rerated_video_ids",
-    min_duration: Annotated[float, typer.Option(help="Keep segments that are no shorter, in seconds.")] = 0.0,
+        str | None, typer.Option(metavar="FILE", help="For --rerated: rerated_video_ids.txt.", show_default="fetched")
+    ] = None,
+    min_duration: Annotated[float, typer.Option(min=0, help="Keep segments that are no shorter, in seconds.")] = 0.0,
     max_duration: Annotated[
-        float | None, typer.Option(help="Keep segments that are no longer, in seconds.", show_default="any")
+        float | None, typer.Option(min=0, help="Keep segments that are no longer, in seconds.", show_default="any")
     ] = None,
     per_class: Annotated[
         int | None,
-        typer.Option(help="Then draw a balanced sample: this many segments of each class, or all there are."),
+        typer.Option(min=1, help="Then draw a balanced sample: this many segments of each class, or all there are."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample; the same seed gives the same one.")] = DEFAULT_SEED,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample; the same seed gives the same one.")] = DEFAULT_SEED,
     limit: Annotated[int | None, typer.Option(min=1, help="Then keep the first so many.", show_default="all")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
@@ -123,14 +129,25 @@ def subset(
       audioset dataset subset eval -o both.csv -c Speech -c Music --match all --no-descendants
 
       audioset dataset subset balanced_train -o small.csv --per-class 10 --seed 1
+
+      audioset dataset subset eval -o - --class Dog | head
     """
     import math
+    import sys
 
     from audioset.dataset import quality as ratings
     from audioset.dataset import subset as parts
-    from audioset.dataset.segments import read_segments, write_segments
+    from audioset.dataset.segments import check_suffix, read_segments, segment_lines, write_segments
+    from audioset.errors import OptionError
 
-    _check_new(out, segments, "--out", overwrite)
+    if quality is not None and min_quality is None:
+        raise OptionError("--quality: nothing is chosen by it; expected --min-quality too, such as --min-quality 0.9")
+    if rerated_ids is not None and not rerated:
+        raise OptionError("--rerated-ids: nothing is chosen by it; expected --rerated too")
+    to_stdout = str(out) == "-"
+    if not to_stdout:
+        check_suffix(out)
+        _check_new(out, segments, "--out", overwrite)
     table = read_segments(segments)
     num_before = table.num_rows
     if classes:
@@ -138,29 +155,32 @@ def subset(
     if exclude:
         table = parts.exclude_classes(table, exclude, descendants=descendants)
     if min_quality is not None:
-        table = parts.select_quality(table, ratings.read_quality(quality), min_quality)
+        table = parts.select_quality(table, ratings.read_quality(quality or ratings.QUALITY_FILE), min_quality)
     if rerated:
-        table = parts.select_ids(table, ratings.read_rerated(rerated_ids))
+        table = parts.select_ids(table, ratings.read_rerated(rerated_ids or ratings.RERATED_FILE))
     table = parts.select_duration(table, min_s=min_duration, max_s=math.inf if max_duration is None else max_duration)
     if per_class is not None:
         table = parts.sample_balanced(table, per_class, seed)
     table = table if limit is None else table.slice(0, limit)
-    write_segments(table, out)
-    typer.echo(_summary(table, num_before, out), err=True)
+    if to_stdout:
+        sys.stdout.writelines(segment_lines(table, "standard output"))
+    else:
+        write_segments(table, out)
+    typer.echo(_summary(table, num_before, "standard output" if to_stdout else out), err=True)
+    if not table.num_rows:
+        typer.echo("audioset: warning: no segment meets all conditions", err=True)
 
 
 def _check_new(out: Path, segments: str, option: str, overwrite: bool) -> None:
-    from audioset.errors import OptionError, OutputError
+    from audioset.errors import OptionError
+    from audioset.weights.content import check_output
 
     if os.path.exists(segments) and os.path.exists(out) and out.samefile(segments):
         raise OptionError(f"{option} {out}: the input itself; expected another name")
-    if not out.absolute().parent.is_dir():
-        raise OutputError(f"{out}: its folder does not exist; make it, or choose another name")
-    if os.path.exists(out) and not overwrite:
-        raise OutputError(f"{out}: exists; --overwrite to replace it, or choose another name")
+    check_output(out, overwrite=overwrite)
 
 
-def _summary(table: pa.Table, num_before: int, out: Path) -> str:
+def _summary(table: pa.Table, num_before: int, out: object) -> str:
     import pyarrow.compute as pc
 
     mids = pc.list_flatten(table["mids"])
