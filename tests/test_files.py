@@ -80,6 +80,15 @@ def test_a_longer_name_is_reported(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_where_a_folder_is_wanted_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError, match=r"out: a file where a folder is wanted; expected a folder, or nothing"),
+        written_whole(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
 def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="out: the disk is full; expected"), written_whole(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
 BACKOFF_S = 1.0  # before the first retry; doubled each time
 MAX_RETRIES: Final = 3  # in a row that bring nothing new
+_MAX_RETRIES_UNKNOWN_HOST: Final = 1
+_LARGEST_BYTES: Final = 1 << 30  # of files of which nobody says how long they are
 _RETRIED: Final = frozenset((408, 429, 500, 502, 503, 504))
 _PIECE_BYTES: Final = 1 << 18
 _THIS_MACHINE: Final = frozenset(("localhost", "127.0.0.1", "::1"))
@@ -104,6 +107,11 @@ def fetch(wanted: Wanted, *, progress: Progress | None = None) -> Path:
     return target
 
 
+def shown(url: str) -> str:
+    """Return an address as messages say it: without the name and password that it may have."""
+    return re.sub(r"^([A-Za-z][\w+.-]*://)[^/?#]*@", r"\1", url)
+
+
 def noted_sha256(target: Path) -> str | None:
     """Return the hash that was noted beside a file when it came, or None."""
     try:
@@ -150,7 +158,7 @@ def _retrieve(wanted: Wanted, progress: Progress | None) -> None:
                 continue
             raise FetchError(
                 f"{wanted.name}: {error} Nothing was kept. Try again later or from another network; if it "
-                f"stays so, {wanted.url} has changed or is answered by something in between.{wanted.by_hand()}"
+                f"stays so, {shown(wanted.url)} has changed or is answered by something in between.{wanted.by_hand()}"
             ) from error
         return
 
@@ -213,19 +221,21 @@ def _download(wanted: Wanted, part: Path, progress: Progress | None) -> Mapping[
         answer = cause.response
         if answer is None:
             found = f"cannot be reached or breaks off ({_short(cause)})"
+            host_unknown = _host_unknown(cause)
         else:
             found = f"answers {answer.status_code} {answer.reason}"
+            host_unknown = False
             if answer.status_code not in _RETRIED:
                 raise FetchError(
-                    f"{wanted.name}: {wanted.url} {found}; expected the file.{wanted.by_hand()}"
+                    f"{wanted.name}: {shown(wanted.url)} {found}; expected the file.{wanted.by_hand()}"
                 ) from cause
         reached = _size_of(part)
         failures = 1 if reached > furthest else failures + 1
         furthest = max(furthest, reached)
-        if failures > MAX_RETRIES:
+        if failures > (_MAX_RETRIES_UNKNOWN_HOST if host_unknown else MAX_RETRIES):
             continues = reached > 0 and (wanted.sha256 is not None or _version_of(part).exists())
             raise FetchError(
-                f"{wanted.name}: {wanted.url} {found}, {failures} times in a row; expected the file. Check the "
+                f"{wanted.name}: {shown(wanted.url)} {found}, {failures} times in a row; expected the file. Check the "
                 f"network and run again{f': it continues at byte {reached}' * continues}.{wanted.by_hand()}"
             ) from cause
         time.sleep(BACKOFF_S * 2 ** (failures - 1))
@@ -272,18 +282,25 @@ def _continue(wanted: Wanted, part: Path, progress: Progress | None) -> Mapping[
             _drop(part)
             raise requests.ConnectionError("the file has changed; starting again")
         _refuse_without_room(wanted, part, wanted.size_bytes if total is None else total, done)
+        # Where the server states no length, nothing else would keep it from filling the disk.
+        most = total or 2 * (wanted.size_bytes or _LARGEST_BYTES)  # sizes may be approximate
         with part.open("ab" if done else "wb") as file:
             try:
                 # Not decoded: servers that call a .gz an encoding mean the file all the same.
                 for piece in response.raw.stream(_PIECE_BYTES, decode_content=False):
-                    file.write(piece)
                     done += len(piece)
+                    if done > most:
+                        break
+                    file.write(piece)
                     if progress is not None:
                         progress(done, total)
             except urllib3.exceptions.HTTPError as error:
                 raise requests.ConnectionError(error) from error
             file.flush()
             os.fsync(file.fileno())
+    if total is None and done > most:
+        _drop(part)
+        raise ValueError(f"more than {most:,} bytes came, of a length that the server does not state.")
     if total is not None and done != total:
         if done > total:  # of which no continuation is the file
             _drop(part)
@@ -296,8 +313,8 @@ def _refuse_insecure(wanted: Wanted, url: str) -> None:
     address = urlsplit(url)
     if wanted.sha256 is None and address.scheme != "https" and address.hostname not in _THIS_MACHINE:
         raise FetchError(
-            f"{wanted.name}: {url} is not https, and no hash of the file is known; expected https, which tells whom "
-            f"it comes from. Use an address with https.{wanted.by_hand()}"
+            f"{wanted.name}: {shown(url)} is not https, and no hash of the file is known; expected https, which tells "
+            f"whom it comes from. Use an address with https.{wanted.by_hand()}"
         )
 
 
@@ -380,7 +397,26 @@ def _in_cache(wanted: Wanted) -> str:
     target = wanted.target
     if not os.path.isfile(target):
         return f"not in the cache ({target.parent})"
-    return f"{target} {'has changed or is not whole' if wanted.sha256 is None else 'does not have the expected sha256'}"
+    if wanted.sha256 is not None:
+        return f"{target} does not have the expected sha256"
+    if noted_sha256(target) is not None:
+        return f"{target} has changed: it does not have the sha256 in {_note_of(target).name}"
+    try:
+        if wanted.check is not None:
+            wanted.check(target)
+    except ValueError as error:
+        return f"{target} is not whole ({str(error).rstrip('.')})"
+    return f"{target} is not whole"
+
+
+def _host_unknown(error: BaseException) -> bool:
+    """Return whether it all began with a name that has no address: trying for long does not help."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _short(error: Exception) -> str:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -270,8 +271,56 @@ def test_a_file_put_there_by_hand_is_used_and_noted(folder: Path, monkeypatch: p
     assert fetch("qa_true_counts") == folder / NAME
     assert (folder / f"{NAME}.sha256").exists()
     (folder / NAME).write_bytes(COUNTS[: COUNTS.rindex(b"Class")])
-    with pytest.raises(FetchError, match=r"csv has changed or is not whole and AUDIOSET_OFFLINE is set"):
+    with pytest.raises(
+        FetchError, match=r"csv has changed: .* sha256 in qa_true_counts\.csv\.sha256 and AUDIOSET_OFFLINE"
+    ):
         fetch("qa_true_counts")
+
+
+def test_of_another_file_put_there_by_hand_it_is_said_what_is_wrong(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIOSET_OFFLINE", "1")
+    (folder / NAME).write_bytes(PAGE)
+    with pytest.raises(FetchError, match=r"csv is not whole \(.*line 1 is '<html>.*\) and AUDIOSET_OFFLINE is set"):
+        fetch("qa_true_counts")
+
+
+def test_a_host_without_address_is_given_up_soon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def unknown(*how: object, **_: object) -> None:
+        asked.append(how)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(FetchError, match=r"(?s)https://mirror\.invalid/\S+ cannot be reached .* 2 times in a row"):
+        fetch("qa_true_counts", base_url="https://mirror.invalid")
+    assert len(asked) == 2
+
+
+def test_messages_show_no_password_of_a_base(server: Server, folder: Path) -> None:
+    with pytest.raises(FetchError, match=r"http://127\.0\.0\.1:\d+/qa_true_counts\.csv answers 404") as caught:
+        fetch("qa_true_counts", base_url=server.url("").replace("//", "//me:s3cr@t@"))
+    assert "s3cr" not in str(caught.value)
+    with pytest.raises(OptionError, match=r"'ftp://example\.org/x': not an http"):
+        fetch("qa_true_counts", base_url="ftp://me:s3cret@example.org/x")
+    with pytest.raises(FetchError, match=r"http://example\.invalid/qa_true_counts\.csv is not https"):
+        fetch("qa_true_counts", base_url="http://me:s3cret@example.invalid")
+
+
+def test_what_has_no_end_is_not_kept(mirror: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = mirror.serve(NAME, COUNTS, states_length=False)
+    assert fetch("qa_true_counts").read_bytes() == COUNTS
+    (folder / NAME).unlink()
+    monkeypatch.setattr(_fetch, "_LARGEST_BYTES", len(COUNTS) // 3)
+    with pytest.raises(
+        FetchError, match=r"more than [\d,]+ bytes came, of a length that .* not state\. Nothing was kept"
+    ):
+        fetch("qa_true_counts")
+    assert len(served.requested) == 2
+    assert not (folder / NAME).exists()
+    assert not (folder / f"{NAME}.part").exists()
 
 
 def test_another_file_put_there_by_hand_is_not_used(mirror: Server, folder: Path) -> None:

@@ -22,6 +22,7 @@ class Served:
     overruns: list[bytes] = field(default_factory=list)  # send these after parts, beyond the length that was stated
     delay_s: float = 0.0
     redirect: str | None = None
+    states_length: bool = True
     headers: dict[str, str] = field(default_factory=dict)  # sent with the content; of an ETag If-Range may ask
     heeds_if_range: bool = True
     requested: list[str | None] = field(default_factory=list)  # the Range header of each request
@@ -69,7 +70,8 @@ class Server:
                 if start:
                     self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
                 more = served.overruns.pop(0) if start and served.overruns else b""
-                self.send_header("Content-Length", str(size - start + len(more)))
+                if served.states_length:
+                    self.send_header("Content-Length", str(size - start + len(more)))
                 for name, value in served.headers.items():
                     self.send_header(name, value)
                 self.end_headers()

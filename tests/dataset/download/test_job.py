@@ -21,6 +21,7 @@ from audioset.dataset.download import (
     DownloadOptions,
     DownloadProgress,
     download_audio,
+    extract,
     gate,
     job,
     read_status,
@@ -177,6 +178,35 @@ def test_a_server_that_falls_silent_is_given_up(server: MediaServer, local: Loca
     summary = download_audio(segments, tmp_path, local(tries=1, timeout_s=0.3))
     assert reasons(summary)["media_1000"] == "stalled"
     assert reasons(summary)["page_1000"] == "stalled"
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(
+    server: MediaServer, local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "_CLIP_TIMEOUTS", 1)
+    server.serve("page", bytes(10_000), content_type="text/html", drip_s=0.02)
+    summary = download_audio(table(("page", 1.0, 2.0)), tmp_path, local(tries=1, timeout_s=0.5))
+    assert [(entry.reason, entry.message) for entry in summary.failures] == [
+        ("stalled", "the server sends too slowly; the time for one clip is over")
+    ]
+    assert summary.wall_s < 60  # of 200
+
+
+def test_a_page_without_end_is_not_read_to_it(
+    server: MediaServer, local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_MAX_ANSWER_BYTES", 1 << 20)
+    served = server.serve("page", b"<html>" + bytes(1 << 25), content_type="text/html")
+    summary = download_audio(table(("page", 1.0, 2.0)), tmp_path, local())
+    assert reasons(summary) == {"page_1000": "no_format"}
+    assert served.sent < len(served.content) / 2
+
+
+def test_files_of_this_machine_are_no_videos(local: Local, tmp_path: Path) -> None:
+    segments = pa.table({"url": ["file:///etc/hostname"], "start_s": [0.0], "end_s": [1.0]})
+    (failure,) = download_audio(segments, tmp_path, local()).failures
+    assert (failure.reason, failure.permanent, failure.tries) == ("address", True, 1)
+    assert failure.message == "file:///etc/hostname: expected an address that begins with http:// or https://"
 
 
 def test_a_video_that_ends_early_is_too_short(server: MediaServer, local: Local, tmp_path: Path) -> None:
@@ -475,6 +505,7 @@ def test_tables_without_the_columns_are_refused(local: Local, tmp_path: Path) ->
     ({"format": "opus", "rate_hz": 44_100}, "44100 with format opus, which knows 8000, 12000"),
     ({"rate_hz": 10}, "rate_hz: 10; expected"),
     ({"jobs": 0}, "jobs: 0; expected 1"),
+    ({"max_height": 720}, "max_height: 720 without video; expected both, or neither"),
     ({"timeout_s": 0.0}, "timeout_s: 0.0; expected"),
     ({"pause_s": -1.0}, "pause_s: -1.0; expected"),
     ({"url_template": "http://x"}, "url_template"),
@@ -579,6 +610,13 @@ def test_a_ledger_that_is_written_can_be_read(server: MediaServer, local: Local,
 
     download_audio(table(("a", 0.0, 1.0), ("b", 0.0, 1.0)), tmp_path, local(jobs=1), progress=look)
     assert seen == [{"done": 1, "failed": 0, "pending": 1}]
+
+
+def test_a_file_in_place_of_the_folder_is_called_so(local: Local, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"mine")
+    for folder in ("out", "out/deeper"):
+        with pytest.raises(OutputError, match=rf"{folder}: a file where a folder is wanted; expected a folder"):
+            download_audio(table(("abc", 0.0, 1.0)), tmp_path / folder, local())
 
 
 def test_a_disk_that_refuses_ends_the_job(
