@@ -83,7 +83,10 @@ def test_a_longer_name_is_reported(tmp_path: Path) -> None:
 def test_a_file_where_a_folder_is_wanted_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(OutputError, match=r"out: a file where a folder is wanted; expected a folder, or nothing"),
+        pytest.raises(
+            OutputError,
+            match=r"out: cannot be written \(a file is where a folder is wanted\); expected a folder, or nothing",
+        ),
         written_whole(tmp_path / "file" / "out"),
     ):
         pass

@@ -68,7 +68,8 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     """Return the error for a file that cannot be written."""
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return OutputError(
-            f"{path}: a file where a folder is wanted; expected a folder, or nothing. Choose another name"
+            f"{path}: cannot be written (a file is where a folder is wanted); expected a folder, or nothing. Choose "
+            "another place (for the cache: set AUDIOSET_CACHE)."
         )
     return OutputError(
         f"{path}: {why_unwritable(error)}; expected a writable folder with enough room. Free some, or choose another "

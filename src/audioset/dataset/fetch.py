@@ -137,8 +137,8 @@ def _url(file: DatasetFile, region: str, base_url: str | None) -> str:
     if address.scheme not in ("http", "https") or not address.hostname:
         origin = BASE_URL_VARIABLE if base_url is None else "base_url"
         raise OptionError(
-            f"{origin} {_fetch.shown(base)!r}: not an http(s) address; expected one such as https://example.org/audioset, "
-            "of a folder that has the files under their published names"
+            f"{origin} {_fetch.shown(base)!r}: not an http(s) address; expected one such as "
+            "https://example.org/audioset, of a folder that has the files under their published names"
         )
     return f"{base.rstrip('/')}/{file.file_name}"
 

@@ -615,7 +615,7 @@ def test_a_ledger_that_is_written_can_be_read(server: MediaServer, local: Local,
 def test_a_file_in_place_of_the_folder_is_called_so(local: Local, tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"mine")
     for folder in ("out", "out/deeper"):
-        with pytest.raises(OutputError, match=rf"{folder}: a file where a folder is wanted; expected a folder"):
+        with pytest.raises(OutputError, match=rf"{folder}: .*a file is where a folder is wanted.; expected a folder"):
             download_audio(table(("abc", 0.0, 1.0)), tmp_path / folder, local())
 
 
