@@ -321,7 +321,7 @@ def test_a_network_that_is_down_ends_the_job_and_counts_against_no_clip(
     nobody = local(url_template="http://127.0.0.1:9/{ytid}", tries=1, jobs=4)
     with pytest.raises(FetchError, match=r"(?s)network.*cannot be reached, clip after clip, after 2 pauses.*30 left"):
         download_audio(segments, tmp_path, nobody)
-    entries = read_status(tmp_path).entries
+    entries = list(read_status(tmp_path).entries)
     assert {(entry.state, entry.tries) for entry in entries} == {("pending", 0)}
     assert sum(entry.reason == "network" for entry in entries) < 20  # and no more were tried
     for name in names:

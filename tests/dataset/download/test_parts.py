@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from audioset.dataset.download import Entry, gate, ledger, parse_shard, remote
+from audioset.dataset.download import Entry, gate, ledger, parse_shard, read_status, remote
 from audioset.dataset.download.clips import Clip, select_clips, stem
 from audioset.dataset.download.extract import Extractor, Media
 from audioset.dataset.download.failures import ClipError, Stopped, of_status, plain
@@ -196,6 +196,27 @@ def test_ledgers_are_read_together_with_what_is_done_first_while_its_files_are_t
     made.unlink()
     (entry,) = read_entries(tmp_path).values()
     assert (entry.state, entry.reason) == ("failed", "network")
+
+
+def test_what_is_said_of_several_ledgers_is_what_their_entries_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_PAGE_ROWS", 3)  # so that there are several pages
+    clips = [Clip(f"v{i}", 0.0, 1.0) for i in range(10)]
+    for shard, mine in (((1, 2), clips[:7]), ((2, 2), clips[5:])):
+        book = Ledger(tmp_path, shard, {})
+        book.expect((clip, f"{clip.ytid}_0.flac") for clip in mine)
+        for clip in mine[:3]:
+            book.failed(clip.key, "private" if clip.ytid == "v5" else "removed", "gone", final=True)
+        (tmp_path / f"{mine[3].ytid}_0.flac").write_bytes(bytes(5))
+        book.done(mine[3].key, 5, None, 1.5)
+        book.close()
+    (tmp_path / ledger_name((1, 1))).write_bytes(b"")  # one that is but begun
+    status = read_status(tmp_path)
+    assert list(status.entries) == [entry for _, entry in sorted(read_entries(tmp_path).items())]
+    assert [entry.key for entry in status.failures] == ["v0_0", "v1_0", "v2_0", "v5_0", "v6_0", "v7_0"]
+    assert (status.counts, status.audio_s) == ({"done": 2, "failed": 6, "pending": 2}, 3.0)
+    assert list(status.reasons.items()) == [("removed", 5), ("private", 1)]
 
 
 def test_a_ledger_that_is_but_begun_stops_nobody(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from audioset.dataset.download import DownloadProgress, DownloadStatus, DownloadSummary, Entry
 
 _DEFAULT = DownloadOptions()
+_NAMED_FAILURES = 20
 
 
 class FormatChoice(str, Enum):
@@ -187,9 +189,11 @@ def download_status(
             **status.counts,
             "reasons": status.reasons,
             "audio_s": round(status.audio_s, 3),
-            "failures": [download.as_row(entry) for entry in status.failures],
         }
-        typer.echo(json.dumps(about))
+        typer.echo(f'{json.dumps(about)[:-1]}, "failures": [', nl=False)  # piece by piece: there may be millions
+        for number, entry in enumerate(status.failures):
+            typer.echo(", " * (number > 0) + json.dumps(download.as_row(entry)), nl=False)
+        typer.echo("]}")
         return
     _show(status, download.REASONS)
 
@@ -260,7 +264,10 @@ def _show(status: DownloadStatus, meanings: Any) -> None:
     )
     for reason, count in status.reasons.items():
         typer.echo(f"{count:>9,}  {reason:<15} {meanings.get(reason, '')}")
-    report_failures(list(map(_line, status.failures)), all_with="--report FILE")
+    for entry in islice(status.failures, _NAMED_FAILURES):
+        typer.echo(f"failed: {_line(entry)}", err=True)
+    if counts["failed"] > _NAMED_FAILURES:
+        typer.echo(f"failed: {counts['failed'] - _NAMED_FAILURES:,} more; --report FILE lists them all", err=True)
 
 
 def _line(entry: Entry) -> str:

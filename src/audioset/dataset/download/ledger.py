@@ -22,6 +22,7 @@ State: TypeAlias = Literal["done", "failed", "pending"]
 
 _VERSION: Final = "1"
 _LOCKED_S: Final = 30.0  # how long to wait for another process that is writing
+_PAGE_ROWS: Final = 10_000
 _RANK: Final[Mapping[str, int]] = {"pending": 0, "failed": 1, "done": 2}
 
 
@@ -76,6 +77,12 @@ _TABLES: Final = (
     "clips (key TEXT PRIMARY KEY, ytid TEXT NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, url TEXT, "
     "file TEXT NOT NULL, state TEXT NOT NULL, reason TEXT, message TEXT, tries INTEGER NOT NULL, bytes INTEGER, "
     "video_bytes INTEGER, duration_s REAL, updated_s REAL NOT NULL)",
+)
+
+_MERGE: Final = (
+    f"INSERT INTO clips ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (key) DO UPDATE "  # noqa: S608 - ours
+    f"SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)} WHERE takes_over("
+    f"{', '.join(f'excluded.{name}' for name in _COLUMNS)}, {', '.join(f'clips.{name}' for name in _COLUMNS)})"
 )
 
 
@@ -223,6 +230,40 @@ def read_entries(folder: Path, spelled: Container[str] | None = None) -> dict[st
                 if known is None or _precedence(folder, entry) > _precedence(folder, known):
                     found[entry.key] = entry
     return found
+
+
+def each_entry(folder: Path, state: State | None = None) -> Iterator[Entry]:
+    """Yield what `read_entries` returns, in order of the keys and a few at a time, if wanted of one state only."""
+    wanted = f"SELECT {', '.join(_COLUMNS)} FROM clips WHERE key > ? AND state = ifnull(?, state) ORDER BY key LIMIT ?"  # noqa: S608 - ours
+    last = ""
+    with merged(folder) as db:
+        # Page by page: who reads a ledger keeps others from writing it.
+        while rows := db.execute(wanted, (last, state, _PAGE_ROWS)).fetchall():
+            yield from (Entry(*row) for row in rows)
+            last = rows[-1][0]
+
+
+@contextmanager
+def merged(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Give a table `clips` of what the ledgers of a folder know: each clip once, chosen as `read_entries` does."""
+    paths = ledgers_in(folder)
+    with ExitStack() as opened:
+        db = opened.enter_context(_reading(paths[0])) if len(paths) == 1 else None
+        if db is None:
+            db = opened.enter_context(closing(sqlite3.connect("")))  # SQLite's own temporary file
+            db.execute(f"CREATE TABLE {_TABLES[1]}")
+            db.create_function("takes_over", -1, lambda *row: _takes_over(folder, row))
+            for path in paths:
+                with _reading(path) as theirs:
+                    if theirs is not None:
+                        db.executemany(_MERGE, theirs.execute(f"SELECT {', '.join(_COLUMNS)} FROM clips"))  # noqa: S608 - ours
+        yield db
+
+
+def _takes_over(folder: Path, row: tuple[Any, ...]) -> bool:
+    """Whether of two entries, one behind the other, the first counts."""
+    new, known = Entry(*row[: len(_COLUMNS)]), Entry(*row[len(_COLUMNS) :])
+    return _precedence(folder, new) > _precedence(folder, known)
 
 
 def is_there(folder: Path, entry: Entry) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from audioset._files import written_whole
-from audioset.dataset.download.ledger import Entry, ledgers_in, read_entries
+from audioset.dataset.download.ledger import Entry, each_entry, ledgers_in, merged
 from audioset.errors import DatasetError, OptionError
 
 _REPORTED = ("key", "ytid", "start_s", "end_s", "url", "state", "reason", "permanent", "message", "tries", "updated_s")
@@ -27,34 +26,29 @@ class DownloadStatus:
     folder : Path
     ledgers : tuple of Path
         One for each shard.
-    entries : tuple of Entry
-        Every clip, in order of its key.
+    counts : dict of str to int
+        Number of clips done, failed and pending.
+    reasons : dict of str to int
+        Number of failures by reason, most frequent first.
+    audio_s : float
+        Seconds of sound that are there.
     """
 
     folder: Path
     ledgers: tuple[Path, ...]
-    entries: tuple[Entry, ...]
+    counts: dict[str, int]
+    reasons: dict[str, int]
+    audio_s: float
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Number of clips done, failed and pending."""
-        counted = Counter(entry.state for entry in self.entries)
-        return {"done": counted["done"], "failed": counted["failed"], "pending": counted["pending"]}
+    def entries(self) -> Iterator[Entry]:
+        """Every clip, in order of its key, read from the ledgers while it is asked for: there may be millions."""
+        return each_entry(self.folder)
 
     @property
-    def failures(self) -> tuple[Entry, ...]:
-        """The clips that are given up, for now or for good."""
-        return tuple(entry for entry in self.entries if entry.state == "failed")
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Number of failures by reason, most frequent first."""
-        return dict(Counter(entry.reason or "unknown" for entry in self.failures).most_common())
-
-    @property
-    def audio_s(self) -> float:
-        """Seconds of sound that are there."""
-        return sum(entry.duration_s or 0.0 for entry in self.entries if entry.state == "done")
+    def failures(self) -> Iterator[Entry]:
+        """Those of the clips that are given up, for now or for good."""
+        return each_entry(self.folder, "failed")
 
 
 def read_status(folder: str | os.PathLike[str]) -> DownloadStatus:
@@ -69,8 +63,14 @@ def read_status(folder: str | os.PathLike[str]) -> DownloadStatus:
     ledgers = ledgers_in(place)
     if not ledgers:
         raise DatasetError(f"{place}: no ledger*.sqlite; expected a folder that download-audio has written to")
-    entries = read_entries(place)
-    return DownloadStatus(place, tuple(ledgers), tuple(entries[key] for key in sorted(entries)))
+    with merged(place) as db:
+        states = db.execute("SELECT state, count(*), total(duration_s) FROM clips GROUP BY state").fetchall()
+        reasons = db.execute(
+            "SELECT ifnull(reason, 'unknown'), count(*) FROM clips WHERE state = 'failed' GROUP BY 1 ORDER BY 2 DESC, 1"
+        ).fetchall()
+    found = {state: (count, audio_s) for state, count, audio_s in states}
+    counts = {state: found.get(state, (0,))[0] for state in ("done", "failed", "pending")}
+    return DownloadStatus(place, tuple(ledgers), counts, dict(reasons), found.get("done", (0, 0.0))[1])
 
 
 def check_report(path: Path) -> None:
@@ -82,11 +82,13 @@ def check_report(path: Path) -> None:
 def write_report(entries: Iterable[Entry], path: Path) -> None:
     """Write clips and why they are missing to a csv or JSON file, by its ending; whole or not at all."""
     check_report(path)
-    rows = [as_row(entry) for entry in entries]
+    rows = map(as_row, entries)
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         if path.suffix.lower() == ".json":
-            json.dump(rows, file, indent=1, ensure_ascii=False)
-            file.write("\n")
+            file.write("[")
+            for number, row in enumerate(rows):
+                file.write(f"{',' * (number > 0)}\n{json.dumps(row, ensure_ascii=False)}")
+            file.write("\n]\n")
         else:
             writer = csv.DictWriter(file, _REPORTED, lineterminator="\n")
             writer.writeheader()
