@@ -20,6 +20,8 @@ from audioset.models import mini, vggish
 from audioset.train.distill import Recipe, Teacher, _masked, distill
 from audioset.weights import safetensors_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = Recipe(num_mixtures=128, block_size=64, epochs=6, batch_size=16, voices=False)
 
 
