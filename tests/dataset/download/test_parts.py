@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import sqlite3
 import threading
@@ -154,6 +155,42 @@ def test_ids_of_digits_are_text_and_shards_and_a_csv_may_be_empty(tmp_path: Path
     assert select_clips(path, shard=(2, 2)).clips == ()  # fewer segments than shards
     path.write_text("url,start_s,end_s\n", encoding="utf-8")
     assert select_clips(path).clips == ()
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.csv.gz", "mine.parquet"])
+@pytest.mark.parametrize("column", ["ytid", "url"])
+def test_own_lists_may_be_of_any_kind(tmp_path: Path, name: str, column: str) -> None:
+    path, text = tmp_path / name, f"\ufeff{column},start_s,end_s\n0123,1,2.5\n\n4567,0,1\n".encode()
+    if path.suffix == ".parquet":
+        rows = pa.table({column: ["0123", "4567"], "start_s": [1.0, 0.0], "end_s": [2.5, 1.0]})
+        pyarrow.parquet.write_table(rows, path)
+    else:
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    clips = select_clips(path).clips
+    assert [(getattr(clip, column), clip.start_s, clip.end_s) for clip in clips] == [("0123", 1, 2.5), ("4567", 0, 1)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("text", "said"), [
+    ("ytid,start_s,end_s\nabc,0,1\n\na b,0,1\n", r"line 4: 'a b' from 0\.0 to 1\.0 s; expected letters"),
+    ("ytid,start_s,end_s\nabc,0,1\nabd,2,1\n", r"line 3: 'abd' from 2\.0 to 1\.0 s; expected 0 ≤ start_s"),
+    ("url,start_s,end_s\n\nhttps://x.org,0,one\n", r"line 3: In CSV column #2: .*'one'; expected columns start_s"),
+    ("url,start_s,end_s\nhttps://x.org,0\n", r"line 2: Expected 3 columns, got 2|line 2: CSV parse error"),
+    ("ytid,start,end\nabc,0,1\n", r"columns ytid, start, end; expected start_s, end_s and ytid or url"),
+    ('# made\n# by hand\na b, 0.0, 1.0, "/m/09x0r"\n', r"line 3: 'a b' from 0\.0 to 1\.0 s; expected letters"),
+])  # fmt: skip
+def test_what_is_wrong_in_a_list_is_said_with_its_line(tmp_path: Path, text: str, said: str, packed: bool) -> None:
+    path = tmp_path / ("mine.csv.gz" if packed else "mine.csv")
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    with pytest.raises(DatasetError, match=rf"mine\.csv.*{said}"):
+        select_clips(path)
+
+
+def test_texts_are_no_labels(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("ytid,start_s,end_s,mids,note\nabc,0,1,/m/09x0r,x\n", encoding="utf-8")
+    with pytest.raises(OptionError, match=r"--classes: \S+mine\.csv has no labels"):
+        select_clips(path, ["Speech"])
 
 
 @pytest.mark.parametrize("url", [None, ""])

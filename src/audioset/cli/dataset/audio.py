@@ -37,8 +37,8 @@ def download_audio(
     segments: Annotated[
         str,
         typer.Argument(
-            help="balanced_train, eval or unbalanced_train; a segment csv; or a csv or Parquet file with columns "
-            "url, start_s and end_s."
+            help="balanced_train, eval or unbalanced_train; a segment csv; or a csv, csv.gz or Parquet file "
+            "with columns start_s, end_s, and ytid or url."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the clips and the ledger.")],

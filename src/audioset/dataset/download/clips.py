@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from audioset.dataset import _text
 from audioset.errors import DatasetError, OptionError
 
 if TYPE_CHECKING:
@@ -63,16 +64,20 @@ def select_clips(
     import pyarrow.compute as pc
 
     table, name = _read(segments)
-    if classes:
-        table = _of_classes(table, classes, name)
     columns = table.column_names
     if not {"start_s", "end_s"} <= set(columns) or not {"ytid", "url"} & set(columns):
         raise DatasetError(
             f"{name}: columns {', '.join(columns)}; expected start_s, end_s and ytid or url. Rename the columns"
         )
+    if classes and not ("mids" in columns and pa.types.is_list(table.schema.field("mids").type)):
+        raise OptionError(f"--classes: {name} has no labels; expected AudioSet's segments. Leave --classes out")
     if "ytid" not in columns:
         table = table.append_column("ytid", pa.array([_id_of(url) for url in table["url"].to_pylist()], pa.string()))
-    _check(table, name)
+    _check(table, name, _place_in(segments, table))
+    if classes:
+        from audioset.dataset.subset import select_classes
+
+        table = select_classes(table, classes)
     milliseconds = pc.cast(pc.round(pc.multiply(table["start_s"], 1000.0)), pa.int64())
     table = table.append_column(
         "key", pc.binary_join_element_wise(table["ytid"], pc.cast(milliseconds, pa.string()), "_")
@@ -120,40 +125,60 @@ def _read(segments: Segments) -> tuple[Any, str]:
             return pyarrow.parquet.read_table(path), name
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{name}: not readable as Parquet ({error}); expected a table of segments") from error
-    if path.suffix.lower() == ".csv" and _begins_with_url(path):
-        import pyarrow as pa
-        import pyarrow.csv
+    from audioset.dataset.segments import SPLITS, read_segments
 
-        # Said, not guessed from the rows: ids may be digits only, and there may be no rows.
-        types = {"url": pa.string(), "ytid": pa.string(), "start_s": pa.float64(), "end_s": pa.float64()}
-        try:
-            return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types)), name
-        except pa.ArrowException as error:
-            raise DatasetError(f"{name}: {error}; expected columns url, start_s and end_s") from error
-    from audioset.dataset.segments import read_segments
-
+    if segments not in SPLITS and path.is_file() and _has_columns(path):
+        return _own_csv(path, name), name
     return read_segments(segments), name
 
 
-def _begins_with_url(path: Path) -> bool:
-    """Whether a csv file is one of our own kind, with a header line that has a column `url`."""
+def _has_columns(path: Path) -> bool:
+    """Whether a text file, plain or gzip, is a table with names of columns in its first line, not AudioSet's csv."""
+    with _text.opened(path) as file:
+        line = file.readline(1000).decode("utf-8-sig", errors="replace")
+    names = [word.strip().strip('"') for word in line.split(",")]
+    return bool({"url", "ytid"} & set(names)) and names != ["ytid", "start_s", "end_s", "mids"]
+
+
+def _own_csv(path: Path, name: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    # Said, not guessed from the rows: ids may be digits only, and there may be no rows.
+    types = {"url": pa.string(), "ytid": pa.string(), "start_s": pa.float64(), "end_s": pa.float64()}
     try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            return "url" in [word.strip().strip('"') for word in file.readline(1000).split(",")]
-    except OSError:
-        return False  # read_segments says what is the matter
+        with _text.opened(path) as file:
+            return pyarrow.csv.read_csv(
+                file,
+                pyarrow.csv.ReadOptions(use_threads=False),  # with which errors know the row
+                convert_options=pyarrow.csv.ConvertOptions(column_types=types),
+            )
+    except pa.ArrowException as error:
+        row = re.search(r"Row #(\d+): ", str(error))
+        where = f"{name}, line {_lines_of(path)[int(row[1]) - 1]}" if row else name
+        said = re.sub(r"Row #\d+: ", "", str(error))
+        raise DatasetError(f"{where}: {said}; expected columns start_s, end_s and ytid or url") from error
 
 
-def _of_classes(table: Any, classes: Sequence[str], name: str) -> Any:
-    """The rows that have one of the classes, or of those below them in the ontology."""
-    if "mids" not in table.column_names:
-        raise OptionError(f"--classes: {name} has no labels; expected AudioSet's segments. Leave --classes out")
-    from audioset.dataset.subset import select_classes
-
-    return select_classes(table, classes)
+def _lines_of(path: Path) -> list[int]:
+    """The numbers of the lines that are not blank."""
+    return [number for number, _ in _text.lines(path)]
 
 
-def _check(table: Any, name: str) -> None:
+def _place_in(segments: Segments, table: Any) -> Callable[[int], str]:
+    """What tells where a row of the table is, from 0: its line, or where there are none its number."""
+
+    def place(row: int) -> str:
+        if not isinstance(segments, str | os.PathLike) or not Path(segments).is_file():
+            return f"row {row + 1}"
+        if Path(segments).suffix.lower() == ".parquet":
+            return f"row {row + 1}"
+        return f"line {_lines_of(Path(segments))[row - len(table)]}"  # the rows are the last lines
+
+    return place
+
+
+def _check(table: Any, name: str, place: Callable[[int], str]) -> None:
     """Raise DatasetError for the first row whose id cannot name a file, or whose times are none."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -168,10 +193,12 @@ def _check(table: Any, name: str) -> None:
         (good_id, "letters, digits, - and _ only in an id, as YouTube's have"),
         (good_times, "0 ≤ start_s < end_s"),
     ):
-        bad = table.filter(pc.invert(pc.fill_null(good, False)))
-        if len(bad):
-            ytid, start_s, end_s = (bad[column][0].as_py() for column in ("ytid", "start_s", "end_s"))
-            raise DatasetError(f"{name}: {ytid!r} from {start_s} to {end_s} s; expected {expected}. Mend or delete it")
+        row = pc.index(pc.fill_null(good, False), False).as_py()
+        if row >= 0:
+            ytid, start_s, end_s = (table[column][row].as_py() for column in ("ytid", "start_s", "end_s"))
+            raise DatasetError(
+                f"{name}, {place(row)}: {ytid!r} from {start_s} to {end_s} s; expected {expected}. Mend or delete it"
+            )
 
 
 def _each_once(table: Any, name: str) -> Any:

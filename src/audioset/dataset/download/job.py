@@ -108,8 +108,8 @@ def download_audio(
     Parameters
     ----------
     segments : str, path or pyarrow.Table
-        A segment csv or split ("balanced_train", …) as `read_segments` takes it; or a table, csv or Parquet file with
-        columns `start_s`, `end_s` and `ytid` or `url`.
+        A segment csv or split ("balanced_train", …) as `read_segments` takes it; or a table, csv, csv.gz or Parquet
+        file with columns `start_s`, `end_s` and `ytid` or `url`.
     folder : path
         Made if needed. It holds clips of one kind: other `options.settings` are refused.
     options : DownloadOptions, optional
