@@ -8,11 +8,15 @@ import sys
 import warnings
 from typing import Annotated, TextIO
 
-import typer
+try:
+    import typer
 
-from audioset._version import __version__
-from audioset.cli import check, dataset, distill, embed, evaluate, finetune, models, tag, train
-from audioset.errors import AudioSetError, OptionError
+    from audioset._version import __version__
+    from audioset.cli import check, dataset, distill, embed, evaluate, finetune, models, tag, train
+    from audioset.errors import AudioSetError, OptionError
+except KeyboardInterrupt:  # loading takes some tenths of a second, in which there is no `main` to end it
+    sys.stderr.write("interrupted\n")
+    raise SystemExit(130) from None
 
 app = typer.Typer(
     name="audioset",

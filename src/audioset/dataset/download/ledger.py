@@ -251,12 +251,14 @@ def merged(folder: Path) -> Iterator[sqlite3.Connection]:
         db = opened.enter_context(_reading(paths[0])) if len(paths) == 1 else None
         if db is None:
             db = opened.enter_context(closing(sqlite3.connect("")))  # SQLite's own temporary file
+            for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):
+                db.execute(f"PRAGMA {pragma}")
             db.execute(f"CREATE TABLE {_TABLES[1]}")
             db.create_function("takes_over", -1, lambda *row: _takes_over(folder, row))
             for path in paths:
                 with _reading(path) as theirs:
                     if theirs is not None:
-                        db.executemany(_MERGE, theirs.execute(f"SELECT {', '.join(_COLUMNS)} FROM clips"))  # noqa: S608 - ours
+                        db.executemany(_MERGE, theirs.execute(f"SELECT {', '.join(_COLUMNS)} FROM clips ORDER BY key"))  # noqa: S608 - ours
         yield db
 
 
