@@ -25,7 +25,7 @@ from audioset.finetune.data import TEST, TRAIN, VALID, Bools, Sounds, read_sound
 from audioset.finetune.options import FinetuneOptions, Progress
 from audioset.finetune.probe import fit_probe
 from audioset.finetune.result import Finetuned
-from audioset.finetune.running import clip_means
+from audioset.finetune.running import clip_examples, clip_means
 from audioset.finetune.split import Indices, Split, carve, split
 from audioset.models import own
 from audioset.models.own import OwnModel
@@ -36,6 +36,7 @@ Tensors = Mapping[str, npt.NDArray[np.float32]]
 
 WORK_SUFFIX = ".work"
 _SHOWN = 5
+_KEPT_VALUES = 50_000_000  # of the embeddings of single examples: 200 MB
 
 
 def finetune(
@@ -171,6 +172,7 @@ class _Job:
     sounds: Sounds
     targets: Bools
     embeddings: npt.NDArray[np.float32]
+    examples: list[npt.NDArray[np.float32]]
     own: OwnModel
     base: Weights
     options: FinetuneOptions
@@ -194,8 +196,8 @@ class _Job:
         source_format = base.provenance.get("source_format", "")
         spec = models.get(model)
         network = Network(spec.of_format(source_format), base)
-        embeddings, reasons = clip_means(
-            network, "embedding", sounds.clips, threads=threads, progress=_stage(progress, "embedding")
+        embeddings, examples, reasons = clip_examples(
+            network, "embedding", sounds.clips, _KEPT_VALUES, threads=threads, progress=_stage(progress, "embedding")
         )
         if len(reasons) == len(sounds.clips):
             raise DatasetError(
@@ -208,6 +210,7 @@ class _Job:
             sounds=readable,
             targets=readable.targets(),
             embeddings=embeddings[kept],
+            examples=[examples[place] for place in kept],
             own=OwnModel(
                 base=model,
                 classes=sounds.classes,
@@ -269,6 +272,7 @@ class _Job:
             self.targets[train],
             groups,
             multi_label=self.sounds.multi_label,
+            examples=[self.examples[place] for place in train],
             seed=self.options.seed,
             progress=_stage(self.progress, f"fitting {name}"),
         )

@@ -17,9 +17,10 @@ from audioset.finetune.split import inner_folds
 
 Floats = npt.NDArray[np.float64]
 
-# Inverse strengths of regularization to choose from. Of those whose accuracy (mAP) is within a standard error of the
-# best, that with the lowest log loss is taken: by accuracy alone chance decides between clips, and log loss alone holds
-# a probe for bad that is right but too sure of new speakers or places.
+# Inverse strengths of regularization to choose from, by the scores that a clip will get, the means over those of its
+# examples: what is right for clip embeddings may be far too sure of single examples. Of those whose accuracy (mAP) is
+# within a standard error of the best, that with the lowest log loss is taken: by accuracy alone chance decides between
+# clips, and log loss alone holds a probe for bad that is right but too sure of new speakers or places.
 STRENGTHS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 _UNCHOSEN: Final = 0.1  # where the data are too few to choose by
 _INNER_FOLDS: Final = 5
@@ -30,6 +31,8 @@ _LEAST_DEVIATION: Final = 0.01
 _WORTH_THREADS: Final = 1 << 20
 # Logit of a class that there was nothing to learn from.
 _NEVER: Final = -12.0
+# Log-odds beyond which nothing is surer.
+_CERTAIN: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,19 @@ class Probe:
         """Return logits, shape (n, classes), of embeddings (n, dim)."""
         return np.asarray(embeddings.astype(np.float64) @ self.weights + self.biases)
 
+    def clip_logits(self, clips: Sequence[npt.NDArray[np.float32]], *, multi_label: bool) -> Floats:
+        """Return the log-odds, shape (clips, classes), of clip scores: means over the scores of a clip's examples."""
+        logits = self.logits(np.concatenate(clips))
+        begins = np.cumsum([0, *(len(clip) for clip in clips)])[:-1]
+        lengths = np.array([[len(clip)] for clip in clips])
+        if multi_label:
+            scores = 1 / (1 + np.exp(-logits.clip(-_CERTAIN, _CERTAIN)))
+            means = np.add.reduceat(scores, begins) / lengths
+            return np.asarray(np.log(means) - np.log1p(-means))
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        means = np.add.reduceat(scores / scores.sum(axis=1, keepdims=True), begins) / lengths
+        return np.asarray(np.log(np.maximum(means, np.exp(-_CERTAIN))))
+
 
 def fit_probe(
     embeddings: npt.NDArray[np.float32],
@@ -59,6 +75,7 @@ def fit_probe(
     groups: Sequence[str],
     *,
     multi_label: bool,
+    examples: Sequence[npt.NDArray[np.float32]] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Probe:
@@ -67,13 +84,15 @@ def fit_probe(
     Parameters
     ----------
     embeddings : ndarray of float32, shape (n, dim)
-        One a clip.
+        One a clip: the mean over its examples.
     targets : ndarray of bool, shape (n, classes)
         A class without an example gets a score near 0 everywhere.
     groups : sequence of str
         Clips of one group are never on both sides of the inner cross-validation that chooses the strength.
     multi_label : bool
         Whether classes are scored by themselves.
+    examples : sequence of n ndarrays of float32, shape (examples, dim), optional
+        One or more of each clip, by whose scores the strength is chosen; the one embedding of each by default.
     seed : int
         Of the folds of that.
     progress : callable, optional
@@ -95,7 +114,8 @@ def fit_probe(
     for strength in STRENGTHS if folds else ():
         logits = np.empty(targets.shape)
         for learnt, held in folds:
-            logits[held] = fitted(learnt, strength).logits(embeddings[held])
+            clips = [embeddings[place : place + 1] if examples is None else examples[place] for place in held]
+            logits[held] = fitted(learnt, strength).clip_logits(clips, multi_label=multi_label)
         merits[strength] = (_share_right(logits, targets, multi_label), log_loss(logits, targets, multi_label))
     best = max((right for right, _ in merits.values()), default=0.0)
     as_good = best - math.sqrt(best * (1 - best) / len(targets))

@@ -47,7 +47,27 @@ def clip_means(
     dict of int to str
         Place of such a clip: the reason, in a sentence that names it.
     """
-    means = np.full((len(clips), network.spec.outputs[output]), np.nan, np.float32)
+    means, _, reasons = clip_examples(network, output, clips, 0, threads=threads, progress=progress)
+    return means, reasons
+
+
+def clip_examples(
+    network: Network,
+    output: str,
+    clips: Sequence[Clip],
+    most_values: int,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[npt.NDArray[np.float32], list[npt.NDArray[np.float32]], dict[int, str]]:
+    """Return what `clip_means` does, and between the two the output of examples of each clip.
+
+    Of long clips these are evenly spaced ones, one or more, so many that about `most_values` numbers are kept in all.
+    """
+    width = network.spec.outputs[output]
+    most = max(1, most_values // (width * max(1, len(clips))))
+    means = np.full((len(clips), width), np.nan, np.float32)
+    examples = [np.empty((0, width), np.float32)] * len(clips)
     reasons: dict[int, str] = {}
     for place, (values, error) in enumerate(_outputs(network, output, clips, threads)):
         if error is not None:
@@ -60,9 +80,11 @@ def clip_means(
             reasons[place] = f"{clips[place].path}: its {output} is not finite; expected samples of ordinary size"
         else:
             means[place] = values.mean(axis=0, dtype=np.float64)
+            if most_values:
+                examples[place] = values[np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)]
         if progress is not None:
             progress(place + 1, len(clips))
-    return means, reasons
+    return means, examples, reasons
 
 
 def _outputs(
