@@ -66,7 +66,8 @@ def _command_line() -> str:
 
 
 def _as_code(match: re.Match[str]) -> str:
-    lines = [line.strip() for line in match[0].splitlines() if line.strip()]
+    # Outside code, as in the terminal's help, asterisks in pairs would be emphasis: there they are escaped.
+    lines = [line.strip().replace(r"\*", "*") for line in match[0].splitlines() if line.strip()]
     return "\n".join(["```bash", *lines, "```", "", ""])
 
 

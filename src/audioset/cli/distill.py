@@ -52,7 +52,7 @@ def distill(
 
       audioset distill --data recordings/ -o mini.safetensors
 
-      audioset distill -d esc10 -d music --exclude 'esc10/*/4-*' --seed 1 -o mine.safetensors
+      audioset distill -d esc10 -d music --exclude 'esc10/\\*/4-\\*' --seed 1 -o mine.safetensors
     """
     from audioset.embed import load
     from audioset.train.distill import Recipe, Teacher

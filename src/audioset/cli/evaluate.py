@@ -42,7 +42,7 @@ def evaluate(
     ] = None,
     weights: Annotated[str | None, typer.Option("--weights", "-w", help="Weights of a model given by name.")] = None,
     test: Annotated[
-        str | None, typer.Option("--test", help="Only sounds whose names match this pattern, such as 'esc10/*/4-*'.")
+        str | None, typer.Option("--test", help="Only sounds whose names match this pattern, such as `esc10/*/4-*`.")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="csv with the columns file and labels, for own features.")
@@ -90,7 +90,7 @@ def evaluate(
 
       audioset evaluate birds-scores.parquet --json | jq .metrics.map
 
-      audioset evaluate mine.safetensors sounds/ --test 'sounds/*/held-out-*' --report mine.html
+      audioset evaluate mine.safetensors sounds/ --test 'sounds/\\*/held-out-\\*' --report mine.html
     """
     from audioset.errors import OptionError
     from audioset.evaluate import evaluate as measure

@@ -128,7 +128,7 @@ def finetune(
 
       audioset finetune birds/ -o birds.safetensors
 
-      audioset finetune esc10/ --test 'esc10/*/4-*' --group '(\\d-\\d+)' --model yamnet -o esc10.safetensors
+      audioset finetune esc10/ --test 'esc10/\\*/4-\\*' --group '(\\d-\\d+)' --model yamnet -o esc10.safetensors
 
       audioset finetune digits.csv --full --folds 4 --report digits.html -o digits.safetensors
 
