@@ -94,3 +94,37 @@ def test_log_loss_is_the_definition() -> None:
     sigmoid = 1 / (1 + np.exp(-logits))
     expected = -np.where(targets, np.log(sigmoid), np.log(1 - sigmoid)).mean()
     assert log_loss(logits, targets, True) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_clip_logits_are_of_the_mean_over_the_scores_of_examples(rng: np.random.Generator, multi_label: bool) -> None:
+    embeddings, classes = clouds(rng, 3)
+    probe = fit_probe(embeddings, np.eye(3, dtype=bool)[classes], alone(90), multi_label=multi_label)
+    clips = [embeddings[:1], embeddings[1:6], embeddings[6:8]]
+    found = probe.clip_logits(clips, multi_label=multi_label)
+    for row, clip in zip(found, clips, strict=True):
+        odds = np.exp(probe.logits(clip))
+        scores = odds / (1 + odds) if multi_label else odds / odds.sum(axis=1, keepdims=True)
+        mean = scores.mean(axis=0)
+        np.testing.assert_allclose(row, np.log(mean / (1 - mean)) if multi_label else np.log(mean), atol=1e-6)
+
+
+def test_strength_is_chosen_by_the_scores_of_clips(rng: np.random.Generator) -> None:
+    """Means of clips lie apart, single examples do not: what is sure of means is wrong of the loud ones among them."""
+    classes = np.arange(120) % 2
+    means = (rng.standard_normal((120, 4)) * 0.3).astype(np.float32)
+    means[:, 0] += np.where(classes, 0.4, -0.4)
+    examples = []
+    for mean in means:
+        noise = rng.standard_normal((10, 4)).astype(np.float32)
+        noise[:, 0] = [-18, *[2] * 9]  # one example speaks against the nine others
+        examples.append((mean + (noise - noise.mean(axis=0)) * np.sign(mean[0])).astype(np.float32))
+    targets = np.eye(2, dtype=bool)[classes]
+    by_means = fit_probe(means, targets, alone(120), multi_label=False)
+    by_scores = fit_probe(means, targets, alone(120), multi_label=False, examples=examples)
+    right = [
+        (probe.clip_logits(examples, multi_label=False).argmax(axis=1) == classes).mean()
+        for probe in (by_means, by_scores)
+    ]
+    assert by_scores.strength != by_means.strength
+    assert right[1] >= right[0]
