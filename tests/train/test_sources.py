@@ -137,6 +137,25 @@ def test_labels_of_a_csv_are_matched_by_file(tmp_path: Path, unlabelled: Path) -
     ]
 
 
+def test_names_and_mids_of_a_csv_are_one_class(tmp_path: Path, unlabelled: Path) -> None:
+    csv = labels_csv(
+        tmp_path, "file,labels\na.wav,/m/03m9d0z\nb.wav,Wind;/m/03m9d0z\nc.wav,wind;chirp\nd.wav,/m/06mb1;/m/none\n"
+    )
+    opened = open_clips(str(unlabelled), csv)
+    assert opened.classes == ClassList(
+        ("/m/none", "/m/06mb1", "/m/03m9d0z", "chirp"), ("/m/none", "Rain", "Wind", "chirp")
+    )
+    expected = {
+        "birds/a.wav": ["Wind"],
+        "birds/b.wav": ["Wind"],
+        "rain/c.wav": ["Wind", "chirp"],
+        "rain/d.wav": ["/m/none", "Rain"],
+    }
+    assert names_of(opened.clips, opened.classes) == expected
+    again = open_clips(str(unlabelled), csv, opened.classes)  # as validation and evaluation do
+    assert names_of(again.clips, again.classes) == expected
+
+
 def test_the_last_part_of_a_name_will_do_where_it_is_clear(tmp_path: Path, unlabelled: Path) -> None:
     csv = labels_csv(tmp_path, "file,labels\na.wav,x\n/elsewhere/rain/d.wav,y\n")
     opened = open_clips(str(unlabelled), csv)

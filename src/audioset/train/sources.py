@@ -224,7 +224,8 @@ def open_clips(
         is what was embedded, or its last part where that is clear. Clips that it does not name are left out.
     classes : ClassList, optional
         What the labels are of: by index in the file, by name or mid in the csv. By default AudioSet's 527,
-        YouTube-8M's 3,862 by number, or all that the csv has, sorted.
+        YouTube-8M's 3,862 by number, or all that the csv has, sorted by name; AudioSet's there have its mids and
+        display names, by whichever they are given.
     talk, progress : callable, optional
         As for `open_training`.
     """
@@ -304,10 +305,17 @@ def read_classes(path: Path) -> ClassList:
 
 def mid_of(name: str) -> str:
     """Return AudioSet's mid of a display name, or the name itself."""
+    return _class_of(name)[0]
+
+
+def _class_of(label: str) -> tuple[str, str]:
+    """Return mid and display name of AudioSet's class that has either, or the label itself as both."""
+    published = class_list("audioset527")
     try:
-        return class_list("audioset527").mids[class_list("audioset527").index(name)]
+        place = published.index(label)
     except OptionError:
-        return name
+        return label, label
+    return published.mids[place], published.names[place]
 
 
 def _published_classes(model: str) -> ClassList:
@@ -328,14 +336,20 @@ def _labelled(
     for row in rows:
         several = [label.strip() for label in (row["labels"] or "").split(_SEPARATOR)]
         named.setdefault(row["file"], []).extend(label for label in several if label)
+    given = {label for several in named.values() for label in several}
     known = classes
     if known is None:
-        names = sorted({label for several in named.values() for label in several})
-        if not names:
+        if not given:
             raise DatasetError(f"{labels}: no label; expected some in the column labels")
-        known = ClassList(tuple(map(mid_of, names)), tuple(names))
+        name_of = dict(map(_class_of, given))
+        mids = sorted(name_of, key=lambda mid: name_of[mid])
+        known = ClassList(tuple(mids), tuple(name_of[mid] for mid in mids))
     place_of = {key: place for place, pair in enumerate(zip(known.mids, known.names, strict=True)) for key in pair}
-    unknown = sorted({label for several in named.values() for label in several if label not in place_of})
+    for label in given - place_of.keys():  # AudioSet's names in other cases
+        mid = mid_of(label)
+        if mid in place_of:
+            place_of[label] = place_of[mid]
+    unknown = sorted(given - place_of.keys())
     if unknown:
         raise DatasetError(
             f"{labels}: {len(unknown)} labels that are no class: {_named(unknown)}; expected names or mids. "
