@@ -126,6 +126,7 @@ def test_unreadable_clips_are_named_and_the_status_is_1(toy: Path, tmp_path: Pat
         (["--folds", "1"], OptionError, "folds: 1 is out of range"),
         (["--precision", "8"], OptionError, "precision: '8' is unknown"),
         (["--model", "mine"], OptionError, "--model mine: unknown"),
+        (["--lr", "0.1"], OptionError, r"learning_rate: .* alone; expected `full` \(--full\)"),
         (["--classes", "sine,owl"], DatasetError, "class 'owl': no example"),
         (["--test", "x/*"], OptionError, "test 'x/\\*': matches no clip"),
         (["--group", "["], OptionError, "no regular expression"),

@@ -73,6 +73,15 @@ def test_one_label_a_row_is_one_class_a_clip(pets: Path) -> None:
     assert not sounds.multi_label
 
 
+def test_a_column_that_says_nothing_to_us_is_named(pets: Path) -> None:
+    sounds = read_sounds(csv(pets, "path,labels,strt,Take\nDog/1-a.wav,Dog,0.5,1\nrain/1-a.wav,rain,,2\n"))
+    (warning,) = sounds.warnings
+    assert warning.endswith(
+        "clips.csv: columns 'strt', 'take' not used; those that are: path, labels, start, end, group, fold, split"
+    )
+    assert not read_sounds(csv(pets, "file,label,start_s\nDog/1-a.wav,Dog,\nrain/1-a.wav,rain,\n")).warnings
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

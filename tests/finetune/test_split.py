@@ -146,6 +146,15 @@ def test_more_folds_than_groups_are_refused() -> None:
         split(sounds([[0], [1]] * 4, groups=["k", "m"] * 4, num_classes=2), valid_fraction=0, num_folds=3)
 
 
+def test_folds_that_the_clips_do_not_fill_are_said() -> None:
+    data = sounds([[0]] * 6 + [[1]] * 6, num_classes=2)
+    found = split(data, valid_fraction=0, num_folds=9)
+    assert len(found.folds) == 6
+    assert all(counts(data, held) == [1, 1] for _, held in found.folds)
+    assert found.warnings == ("folds: 6 instead of the 9 asked for: the clips, in whole groups, fill no more",)
+    assert not split(data, valid_fraction=0, num_folds=6).warnings
+
+
 def test_a_fold_that_holds_all_of_a_class_is_said() -> None:
     data = sounds([[0], [0], [1], [1], [0], [0]], groups=["k", "m", "k", "k", "m", "m"], num_classes=2)
     found = split(data, valid_fraction=0, num_folds=2)
@@ -177,6 +186,7 @@ def test_inner_folds_are_as_many_as_the_rarest_class_has_groups() -> None:
         ({"layer_decay": 1.5}, r"layer_decay: 1\.5 .* up to 1"),
         ({"weight_decay": float("nan")}, "weight_decay: nan"),
         ({"precision": "64"}, "precision: '64' is unknown"),
+        ({"learning_rate": 0.1, "augment": False}, "^augment, learning_rate: for full fine-tuning alone"),
     ],
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, object], said: str) -> None:

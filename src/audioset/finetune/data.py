@@ -199,7 +199,7 @@ def _rows(data: str | os.PathLike[str], classes: Sequence[str] | None, warned: l
     if path.is_dir():
         return _folder_rows(path, classes, warned)
     if path.is_file():
-        return _csv_rows(path)
+        return _csv_rows(path, warned)
     raise OptionError(f"{data}: no such folder or file; expected a folder with a subfolder a class, or a csv file")
 
 
@@ -230,7 +230,7 @@ def _folder_rows(folder: Path, classes: Sequence[str] | None, warned: list[str])
         warned.append(f"{folder}: {_count(loose, 'clip')} in no class's folder, left out: {_listed(loose)}")
 
 
-def _csv_rows(path: Path) -> Iterator[_Row]:
+def _csv_rows(path: Path, warned: list[str]) -> Iterator[_Row]:
     reader = csv.reader(io.StringIO(_text(path, DatasetError), newline=""), strict=True)
     try:
         header = [cell.strip().lower() for cell in next(reader, [])]
@@ -242,6 +242,12 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
             raise DatasetError(
                 f"{path}: the first line has the columns {', '.join(map(repr, header)) or 'none'}; expected `path` and "
                 "`labels` among them, with commas between"
+            )
+        unknown = [name for place, name in enumerate(header) if place not in places.values()]
+        if unknown:
+            warned.append(
+                f"{path}: {'column' if len(unknown) == 1 else 'columns'} {_listed(map(repr, unknown))} not used; those "
+                f"that are: {', '.join(_COLUMNS)}"
             )
         for cells in reader:
             if any(map(str.strip, cells)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, Literal, TypeAlias, get_args
 
 from audioset.errors import OptionError
@@ -15,6 +15,9 @@ Precision: TypeAlias = Literal["32", "16-mixed", "bf16-mixed"]
 Progress: TypeAlias = Callable[[str, int, int, str], None]
 
 _VALID_FRACTION: Final = 0.2
+_OF_FULL: Final = frozenset(
+    ("augment", "epochs", "patience", "batch_size", "learning_rate", "layer_decay", "weight_decay", "precision")
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,13 @@ class FinetuneOptions:
             raise OptionError(
                 f"precision: {self.precision!r} is unknown; expected one of {', '.join(get_args(Precision))}"
             )
+        if not self.full:
+            idle = [of.name for of in fields(self) if of.name in _OF_FULL and getattr(self, of.name) != of.default]
+            if idle:
+                raise OptionError(
+                    f"{', '.join(idle)}: for full fine-tuning alone; expected `full` (--full) beside. Without it a "
+                    "linear layer is fitted, which has no such settings: leave them out"
+                )
 
     def share_to_validate(self, tested: bool) -> float:
         """Return `valid_fraction`, or its default."""

@@ -94,7 +94,8 @@ def split(sounds: Sounds, *, valid_fraction: float, num_folds: int = 0, seed: in
     valid_fraction : float
         Of the clips that are not tested, how many to validate by; 0 for none. Not asked where the data say it.
     num_folds : int
-        Of a cross-validation over all that is not tested; 0 for none. Folds that the data name are kept.
+        Of a cross-validation over all that is not tested; 0 for none. Folds that the data name are kept. There are
+        fewer, and a warning, where the clips do not fill them.
     seed : int
         Of what is not decided by classes and groups.
 
@@ -127,6 +128,10 @@ def split(sounds: Sounds, *, valid_fraction: float, num_folds: int = 0, seed: in
     if valid_fraction and not num_folds and not len(valid):
         warnings.append(
             "validation: no clip, because all are needed for training or are of one group; nothing is reported of it"
+        )
+    if len(folds) < num_folds:
+        warnings.append(
+            f"folds: {len(folds):,} instead of the {num_folds:,} asked for: the clips, in whole groups, fill no more"
         )
     for place, (learnt, _) in enumerate(folds):
         absent = [sounds.classes.names[c] for c in np.flatnonzero(~targets[learnt].any(axis=0))]
@@ -180,7 +185,7 @@ def _folds(sounds: Sounds, indices: Indices, num: int, seed: int) -> tuple[tuple
                 f"folds: {num}, but there are {num_groups} groups to deal out; expected as many groups or more"
             )
         parts = partition(sounds.targets()[indices], groups, [1 / num] * num, seed)
-    return tuple((indices[parts != part], indices[parts == part]) for part in range(num))
+    return tuple((indices[parts != part], indices[parts == part]) for part in np.unique(parts))
 
 
 def _check_counts(sounds: Sounds, learnable: Bools, held: Bools) -> None:
