@@ -161,6 +161,14 @@ def test_single_labels_have_a_confusion_matrix(rng, path):
     assert page.count("rect", class_="cell") == 9
 
 
+def test_a_matrix_leaves_room_for_the_names_of_its_classes(rng, path):
+    scores, targets = rng.standard_normal((90, 3)), np.eye(3, dtype=bool)[np.arange(90) % 3]
+    page = written(path, evaluate(scores, targets, ["rain", "sea_waves", "dog"], resamples=0))
+    cells = [attrs for tag, attrs in page.tags if tag == "rect" and attrs.get("class") == "cell"]
+    assert min(float(attrs["x"]) for attrs in cells) >= 8 * len("sea_waves")
+    assert min(float(attrs["y"]) for attrs in cells) >= 8 * len("sea_waves")
+
+
 def test_too_many_classes_for_a_matrix_have_their_confusions(rng, path):
     scores, targets = rng.standard_normal((140, 70)), np.eye(70, dtype=bool)[np.arange(140) % 70]
     page = written(path, evaluate(scores, targets, [f"n{j}" for j in range(70)], resamples=0))

@@ -17,6 +17,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 44
 _MIN_SCALE = 0.7  # of letters, on narrow screens; charts are scrolled there
 _BAR_HEIGHT = 20
 _NAME_CHARACTERS = 28
+_NAME_WIDTH = 8.0  # px a character, in wide fonts too
 _CELL = 30
 _SHOWN_COUNTS = 30  # classes up to which a confusion matrix has its numbers written in
 
@@ -130,7 +131,7 @@ def matrix(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) ->
     """Counts as shaded cells: rows are what was, columns what was given; shade is the share of the row."""
     num = len(names)
     cell = _CELL if num <= _SHOWN_COUNTS else 14
-    left = top = 12 + round(6.6 * min(_NAME_CHARACTERS, max(map(len, names))))
+    left = top = 12 + round(_NAME_WIDTH * min(_NAME_CHARACTERS, max(map(len, names))))
     marks = []
     for i, (name, row) in enumerate(zip(names, counts, strict=True)):
         at = top + i * cell
