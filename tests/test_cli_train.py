@@ -12,11 +12,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from audioset.classes import ClassList, class_list
 from audioset.cli import app
 from audioset.cli.train import _HEADS, read_config
 from audioset.dataset.features import FeatureRecord, write_features
 from audioset.errors import OptionError, OutputError, WeightsError
-from audioset.evaluate import read_predictions
+from audioset.evaluate import PredictionBatch, read_predictions, write_predictions
 from audioset.train.config import TrainConfig
 from audioset.train.head import Head
 from audioset.train.heads import HEADS
@@ -169,10 +170,33 @@ def test_config_files_that_are_wrong_are_refused(tmp_path: Path, text: str, mess
         read_config(tmp_path / "c.yaml", {})
 
 
-def test_predictions_without_labels_cannot_be_evaluated(tmp_path: Path) -> None:
-    from audioset.classes import class_list
-    from audioset.evaluate import PredictionBatch, write_predictions
+def test_a_config_file_that_is_missing_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"--config .*gone\.yaml: no such file; expected"):
+        read_config(tmp_path / "gone.yaml", {})
 
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """Predictions of two clips and three classes, with labels."""
+    batch = PredictionBatch(("a", "b"), np.eye(2, 3, dtype=np.float32), np.eye(2, 3, dtype=np.bool_))
+    classes = ClassList(("rain", "wind", "hail"), ("rain", "wind", "hail"))
+    write_predictions(tmp_path / "stored.parquet", classes, [batch])
+    return tmp_path / "stored.parquet"
+
+
+def test_predictions_take_no_data(stored: Path) -> None:
+    with pytest.raises(OptionError, match=r"^esc: .*stored\.parquet is predictions, which take no DATA; expected"):
+        run("evaluate", stored, "esc")
+    run("evaluate", stored, "--resamples", 0)
+
+
+def test_a_curve_needs_a_report_to_be_drawn_in(tmp_path: Path, stored: Path) -> None:
+    with pytest.raises(OptionError, match=r"--curve: .*; expected --report too"):
+        run("evaluate", stored, "--curve", "rain")
+    run("evaluate", stored, "--resamples", 0, "--curve", "rain", "--report", tmp_path / "r.html")
+
+
+def test_predictions_without_labels_cannot_be_evaluated(tmp_path: Path) -> None:
     batch = PredictionBatch(("a",), np.zeros((1, 521), np.float32))
     write_predictions(tmp_path / "p.parquet", class_list("yamnet521"), [batch])
     with pytest.raises(OptionError, match=r"p\.parquet: has scores and no labels"):

@@ -100,6 +100,12 @@ def evaluate(
         _check_output(path, overwrite)
     if resamples < 0 or top < 0:
         raise OptionError("--resamples and --top: below 0; expected 0 or more")
+    if curve and report is None:
+        raise OptionError("--curve: draws in the report, and none is written; expected --report too")
+    if data is not None and _is_parquet(what):
+        raise OptionError(
+            f"{data}: {what} is predictions, which take no DATA; expected it alone, or a head or a model before DATA"
+        )
     kind = "predictions" if data is None and not _is_model(what) else "a head" if _is_head(what) else "a model"
     _check_options(what, kind, {"--labels": labels, "--propagate": propagate}, {"--weights": weights, "--test": test})
     with interrupted_says("interrupted; no file was written"):
@@ -171,6 +177,16 @@ def _is_model(what: str) -> bool:
     from audioset.models import own
 
     return what in models.REGISTRY or own.is_own(what)
+
+
+def _is_parquet(what: str) -> bool:
+    """Return whether a name is that of a Parquet file, as predictions are, and not of a model."""
+    from audioset import models
+
+    if what in models.REGISTRY or not os.path.isfile(what):
+        return False
+    with Path(what).open("rb") as file:
+        return file.read(4) == b"PAR1"
 
 
 def _is_head(what: str) -> bool:

@@ -202,6 +202,8 @@ def read_config(path: Path | None, given: dict[str, Any]) -> TrainConfig:
     if path is not None:
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise OptionError(f"--config {path}: no such file; expected one with `name: value` lines") from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise OptionError(
                 f"--config {path}: cannot be read as YAML ({error}); expected `name: value` lines"
