@@ -19,6 +19,9 @@ def test_all_that_is_missing_is_named_with_one_line_to_install_it(monkeypatch: p
     check_installed("audioset train", "torch", "tensorboard")
     with pytest.raises(
         MissingExtraError,
-        match=r"audioset train: Lightning and scikit-learn not installed.*`pip install lightning scikit-learn`",
+        match=r"audioset train: Lightning and scikit-learn are not installed; expected them all\. Install them with "
+        "`pip install lightning scikit-learn`",
     ):
         check_installed("audioset train", "torch", "lightning", "sklearn")
+    with pytest.raises(MissingExtraError, match=r"scikit-learn is not installed; expected it\. Install it with"):
+        check_installed("audioset.finetune", "sklearn")

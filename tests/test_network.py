@@ -152,6 +152,12 @@ def test_unknown_model_is_refused() -> None:
         models.get("vgish")
 
 
+@pytest.mark.parametrize("name", ["nosuch.safetensors", "folder/nosuch"])
+def test_a_model_file_that_is_not_there_is_named_as_a_file(name: str) -> None:
+    with pytest.raises(OptionError, match=rf"model {name}: no such file; expected one that `audioset finetune` wrote"):
+        models.get(name)
+
+
 def test_embeddings_of_golden_log_mel_equal_tensorflow(data_dir: Path, vggish: Model) -> None:
     golden = np.load(data_dir / "vggish" / "golden.npz")
     names = [key.removesuffix("/log_mel") for key in golden if key.endswith("/log_mel")]

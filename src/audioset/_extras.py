@@ -20,8 +20,10 @@ def check_installed(subject: str, *modules: str) -> None:
     """Raise MissingExtraError, naming `subject` and all that is missing, unless these modules can be imported."""
     missing = [_LIBRARIES[module] for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        names = " and ".join(name for name, _ in missing)
+        names = [name for name, _ in missing]
+        listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        are, them = ("is", "it") if len(names) == 1 else ("are", "them all")
         raise MissingExtraError(
-            f"{subject}: {names} not installed; expected them all. "
-            f"Install them with `pip install {' '.join(package for _, package in missing)}`"
+            f"{subject}: {listed} {are} not installed; expected {them}. "
+            f"Install {them.partition(' ')[0]} with `pip install {' '.join(package for _, package in missing)}`"
         )

@@ -210,9 +210,9 @@ def test_missing_libraries_are_named_before_any_work(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"audioset\.finetune: scikit-learn not installed"):
+    with pytest.raises(MissingExtraError, match=r"audioset\.finetune: scikit-learn is not installed"):
         finetune(toy, tmp_path / "a.safetensors")
-    with pytest.raises(MissingExtraError, match="scikit-learn and PyTorch and Lightning"):
+    with pytest.raises(MissingExtraError, match="scikit-learn, PyTorch, Lightning and TensorBoard are not"):
         finetune(toy, tmp_path / "a.safetensors", options=FULL)
 
 

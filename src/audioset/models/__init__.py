@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import MappingProxyType
 
@@ -38,6 +39,11 @@ def get(name: str) -> ModelSpec:
         return REGISTRY[name]
     if own.is_own(name):
         return own.read_spec(name)
+    is_path = name.endswith(own.SUFFIX) or Path(name).name != name
+    if is_path and not os.path.exists(os.path.expanduser(name)):  # noqa: PTH111  (raises where nobody is)
+        raise OptionError(
+            f"model {name}: no such file; expected one that `audioset finetune` wrote, or one of {', '.join(REGISTRY)}"
+        )
     raise OptionError(
         f"unknown model {name!r}; expected one of {', '.join(REGISTRY)}, or a file of your own, as "
         f"`audioset finetune` writes it ({own.SUFFIX})"

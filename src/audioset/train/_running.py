@@ -175,8 +175,10 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        # PyTorch's own words are a paragraph, with advice to read the file in ways that run what is in it.
+        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise OutputError(
-            f"{path}: cannot be read ({error or type(error).__name__}); expected a checkpoint of this job, whole. "
+            f"{path}: cannot be read{reason}; expected a checkpoint of this job, whole. "
             f"Delete the folder {path.parent} to begin anew"
         ) from error
     return found
@@ -249,7 +251,7 @@ def prepare(work: Path, about: Mapping[str, Any]) -> None:
             if differing:
                 raise OutputError(
                     f"{work}: holds the checkpoints of a job with other {', '.join(differing)}; expected the same. "
-                    "Delete the folder to begin anew, or name another output"
+                    "To begin anew, delete the folder or use --overwrite; or name another output"
                 )
             return
         work.mkdir(parents=True, exist_ok=True)
