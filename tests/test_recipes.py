@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -13,7 +14,7 @@ import sysconfig
 import tarfile
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,12 @@ def test_an_archive_becomes_figures_and_what_is_done_is_kept(
     assert [len(FeatureDataset(data / f"{name}.arrow")) for name in ("train", "bal_train", "eval")] == [800, 400, 400]
     told = recipe.run("average", data, out, QUICK, balanced_only=True)
     assert re.search(r"ours       0\.\d{3}  0\.\d{3}  +-?\d\.\d{3}\npublished  0\.300  0\.964  2\.536 \(trained", told)
+    assert told.endswith(
+        "caution    not to be compared: 60 steps instead of 50,000, other batch_size, hidden, layers, learning_rate"
+    )
+    (data / "stand_in.txt").touch()
+    assert recipe.doubtful("average", data, out / "average_balanced.safetensors")[0] == "the data are a stand-in"
+    (data / "stand_in.txt").unlink()
     assert Head.load(out / "average_balanced.safetensors").notes["num_train"] == 360
     assert (out / "average_balanced.html").is_file()
 
@@ -146,6 +153,19 @@ def test_an_archive_becomes_figures_and_what_is_done_is_kept(
     recipe.convert(data, "eval")
     assert recipe.run("average", data, out, QUICK, balanced_only=True) == told
     assert len(in_process) == num_asked
+
+
+def test_figures_of_the_recipe_itself_need_no_caution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: Path
+) -> None:
+    def load(path: Path) -> SimpleNamespace:
+        config = read_config(RECIPE / f"{path.stem}.yaml", {"seed": 3})
+        return SimpleNamespace(notes={"config": dataclasses.asdict(config)})
+
+    monkeypatch.setattr(Head, "load", load)
+    for row in recipe.PUBLISHED:
+        assert recipe.doubtful(row, tmp_path, tmp_path / f"{row}.safetensors") == []
+        assert recipe.doubtful(row, features, tmp_path / f"{row}.safetensors") == ["the data are a stand-in"]
 
 
 def test_what_the_stand_in_has_can_be_learnt(features: Path) -> None:
@@ -238,6 +258,6 @@ def test_the_recipe_runs_as_it_is_told_to(tmp_path: Path) -> None:
     finished([sys.executable, str(RECIPE / "stand_in.py"), str(tmp_path / "data"), "--clips", "400"])
     arguments = ["max", "--data", str(tmp_path / "data"), "-o", str(tmp_path / "out"), *QUICK]
     told = finished([sys.executable, str(RECIPE / "run.py"), *arguments])
-    assert "published  0.292  0.960  2.471" in told.stdout
+    assert "published  0.292  0.960  2.471\ncaution    not to be compared: the data are a stand-in, 60" in told.stdout
     assert "$ audioset train" in told.stderr
     assert (tmp_path / "out" / "max.safetensors").is_file()

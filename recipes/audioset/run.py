@@ -11,6 +11,7 @@ then it is fetched into the cache. It is converted there once, to `train.arrow` 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 import shutil
@@ -29,6 +30,9 @@ PUBLISHED = {
     "multi_attention": (0.357, 0.968, 2.621),
     "feature_attention": (0.361, 0.969, 2.641),
 }
+STAND_IN = "stand_in.txt"  # beside what stand_in.py wrote
+# What may differ from the recipe without a word, or has one of its own.
+NO_SETTINGS = {"seed", "precision", "patience", "epochs", "epoch_steps"}
 SPLITS = {
     "train": ("bal_train/*", "unbal_train/*"),
     "bal_train": ("bal_train/*",),
@@ -85,12 +89,32 @@ def run(row: str, data: Path, out: Path, others: Sequence[str], *, balanced_only
     of = "the balanced segments" if balanced_only else "all segments"
     published = "  ".join(f"{value:.3f}" for value in PUBLISHED[row])
     beside = " (trained on all)" if balanced_only else ""
+    doubts = doubtful(row, data, head)
+    caution = f"\ncaution    not to be compared: {', '.join(doubts)}" if doubts else ""
     return (
         f"{row}, trained on {of}\n"
         "           mAP    AUC    d'\n"
         f"ours       {'  '.join('  –  ' if value is None else f'{value:.3f}' for value in ours)}\n"
-        f"published  {published}{beside}"
+        f"published  {published}{beside}{caution}"
     )
+
+
+def doubtful(row: str, data: Path, head: Path) -> list[str]:
+    """Return why the figures of a head say nothing of the published ones, in a few words each."""
+    from audioset.cli.train import read_config
+    from audioset.train.head import Head
+
+    recipe, used = dataclasses.asdict(read_config(HERE / f"{row}.yaml", {})), Head.load(head).notes["config"]
+    steps, wanted = (of["epochs"] * of["epoch_steps"] for of in (used, recipe))
+    others = sorted(name for name in recipe.keys() - NO_SETTINGS if used.get(name) != recipe[name])
+    found = []
+    if (data / STAND_IN).exists():
+        found.append("the data are a stand-in")
+    if steps < wanted:
+        found.append(f"{steps:,} steps instead of {wanted:,}")
+    if others:
+        found.append(f"other {', '.join(others)}")
+    return found
 
 
 def audioset(*arguments: str) -> str:

@@ -5,7 +5,8 @@
 Writes `train.arrow`, `bal_train.arrow` and `eval.arrow`: clips of ten frames of 128 bytes, labels of 527 classes with a
 long tail (the most common one has about a seventh of the labels, the rarest a few hundred of five million), 2.4 labels
 a clip. A class lifts some frames of its clips along a direction of its own, so that there is something to learn, and
-attention has something to find. What is learnt here says nothing of sound.
+attention has something to find. What is learnt here says nothing of sound; `run.py` says so where it sees
+`stand_in.txt`, which is written beside.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def main() -> None:
 
 def write(folder: Path, clips: int = UNBALANCED, seed: int = 0) -> None:
     """Write the three files: all clips to train on, the balanced ones among them, and those to evaluate on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stand_in.txt").write_text("Made by stand_in.py: not AudioSet's features.\n", encoding="utf-8")
     balanced, held_out = min(BALANCED, clips // 4), min(EVAL, clips // 4)
     _write(folder / "bal_train.arrow", [("bal_train", balanced)], seed)
     _write(folder / "train.arrow", [("bal_train", balanced), ("unbal_train", clips)], seed)
