@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import typer.main
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from audioset.cli import app
 from audioset.cli.dataset import audio
