@@ -165,7 +165,11 @@ def finetune(
     chosen = None if classes is None else read_class_names(classes)
     with downloading(model) as progress:
         found = load(model, weights, progress=progress)
-    kept = "checkpoints, if any, are kept beside the output: the same command goes on from there" if full else "nothing written"
+    kept = (
+        "checkpoints, if any, are kept beside the output: the same command goes on from there"
+        if full
+        else "nothing written"
+    )
     with interrupted_says(f"interrupted; {kept}"), _bars() as show:
         result = run(
             data,
