@@ -198,6 +198,7 @@ def test_public_names_are_these() -> None:
         "Event",
         "Model",
         "Scores",
+        "Stream",
         "__version__",
         "load",
         "read_embeddings",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from audioset.classes import ClassList
 from audioset.errors import OptionError
 from audioset.features import EXAMPLE_SAMPLES, example_times, num_examples
-from audioset.scores import Event, Scores
+from audioset.scores import Event, EventStream, Scores
 
 CLASSES = ClassList(("/m/a", "/m/b", "/m/c"), ("A", "B", "C"))
 
@@ -101,6 +102,78 @@ def test_events_equal_the_plain_reference(
     for event, (_, start_s, end_s, peak) in zip(got, expected, strict=True):
         assert (event.start_s, event.end_s, event.score) == pytest.approx((start_s, end_s, peak), abs=1e-7)
         assert begin_s <= event.start_s < event.end_s <= round(begin_s + scores.duration_s, 8)
+
+
+def pieces_of(scores: Scores, cuts: list[int]) -> list[Scores]:
+    """Consecutive rows as a stream gives them: an example that is padded comes with the last."""
+    edges = [0, *sorted(cut for cut in cuts if cut < len(scores)), len(scores)]
+    pieces = []
+    for first, stop in itertools.pairwise(edges):
+        rows = slice(first, stop)
+        end_s = scores.start_s[0] + scores.duration_s if stop == len(scores) else scores.end_s[stop - 1]
+        heard_s = float(end_s - scores.start_s[first])
+        fields = {"values": scores.values[rows], "start_s": scores.start_s[rows], "end_s": scores.end_s[rows]}
+        pieces.append(dataclasses.replace(scores, duration_s=heard_s if stop > first else 0.0, **fields))
+    return pieces
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    values=st.lists(st.tuples(*[st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5, 0.9, 1.0])] * 3), min_size=1, max_size=40),
+    hop_s=st.sampled_from([0.48, 0.96, 0.1, 0.25, 1.5, 1 / 16_000]),
+    cuts=st.lists(st.integers(0, 40), max_size=6),
+    cut=st.floats(0, 1),
+    on=st.sampled_from([0.1, 0.3, 0.5, 1.0]),
+    ratio=st.sampled_from([0.2, 0.5, 1.0]),
+    max_gap_s=st.sampled_from([0.0, 0.48, 0.5, 1.0, 5.0]),
+    min_duration_s=st.sampled_from([0.0, 0.48, 0.5, 0.96, 2.0]),
+)
+def test_events_found_on_the_way_are_those_of_the_whole(
+    values: list[tuple[float, ...]],
+    hop_s: float,
+    cuts: list[int],
+    cut: float,
+    on: float,
+    ratio: float,
+    max_gap_s: float,
+    min_duration_s: float,
+) -> None:
+    starts = np.round(example_times(len(values), hop_s=hop_s)[0] * 16_000)
+    least = 1 if len(values) == 1 else max(starts[-2] + EXAMPLE_SAMPLES, starts[-1]) + 1
+    # Ends within the last example, or up to a hop after it, for which there is no example where nothing is padded.
+    num_samples = round(least + cut * (starts[-1] + EXAMPLE_SAMPLES + hop_s * 16_000 - least))
+    scores = scores_of(values, num_samples / 16_000, hop_s)
+    rules = {"off_threshold": on * ratio, "max_gap_s": max_gap_s, "min_duration_s": min_duration_s}
+    stream = EventStream(CLASSES, on, **rules)
+    found = [event for piece in pieces_of(scores, cuts) for event in stream.push(piece)]
+    found += stream.finish(scores.duration_s)
+    found.sort(key=lambda event: (event.start_s, CLASSES.index(event.mid)))
+    assert found == scores.events(on, **rules)
+
+
+def test_an_event_is_known_as_soon_as_nothing_can_join_it() -> None:
+    scores = scores_of([0, 0.9, 0, 0, 0.9, 0.9], duration_s=3.36)
+    stream = EventStream(CLASSES, 0.5, max_gap_s=0.5)
+    known = [len(stream.push(piece)) for piece in pieces_of(scores, [1, 2, 3, 4, 5])]
+    # The first lasts to 1.2 s: with the fifth example, whose time begins at 2.16 s, more than 0.5 s have passed.
+    assert known == [0, 0, 0, 0, 1, 0]
+    (last,) = stream.finish(3.36)
+    assert (last.start_s, last.end_s) == (2.16, 3.36)
+
+
+def test_a_weak_run_keeps_an_event_open_no_longer_than_it_lasts() -> None:
+    scores = scores_of([0.9, 0, 0.3, 0.3, 0, 0.9], duration_s=3.36)
+    stream = EventStream(CLASSES, 0.5, max_gap_s=0.5)
+    known = [[event.end_s for event in stream.push(piece)] for piece in pieces_of(scores, [1, 2, 3, 4, 5])]
+    assert known == [[], [], [], [], [0.72], []]
+    assert [event.start_s for event in stream.finish(3.36)] == [2.64]
+
+
+def test_rules_of_events_found_on_the_way_are_checked_at_once() -> None:
+    with pytest.raises(OptionError, match=r"threshold: 0 is out of range"):
+        EventStream(CLASSES, 0)
+    with pytest.raises(OptionError, match=r"max_gap_s: -1 is out of range"):
+        EventStream(CLASSES, max_gap_s=-1)
 
 
 @settings(max_examples=200, deadline=None)

@@ -14,6 +14,7 @@ from audioset.errors import AudioSetError
 
 if TYPE_CHECKING:
     from audioset.embed import Embeddings, EmbedOptions, Model, load
+    from audioset.live import Stream
     from audioset.records import read_embeddings
     from audioset.scores import Event, Scores
 
@@ -24,6 +25,7 @@ __all__ = [
     "Event",
     "Model",
     "Scores",
+    "Stream",
     "__version__",
     "load",
     "read_embeddings",
@@ -36,6 +38,7 @@ _LAZY = {
     "Event": "audioset.scores",
     "Model": "audioset.embed",
     "Scores": "audioset.scores",
+    "Stream": "audioset.live",
     "load": "audioset.embed",
     "read_embeddings": "audioset.records",
 }

@@ -17,7 +17,9 @@ binary file object
     One that cannot seek (a pipe, standard input) is copied to a temporary file first.
 array
     ``(n,)`` or ``(n, channels)`` of float32, float64 in [-1, 1] or int16, int32, uint8 (divided by full scale), with
-    its `sample_rate`.
+    its `sample_rate`. One that is not there as a whole yet goes through a `WaveformStream`.
+Pcm
+    Samples without a header, from a pipe or a file; nothing is copied.
 
 What is not noticed: an OGG file cut exactly between two pages, damage inside OGG pages (the decoder conceals it), and a
 WebM, AAC or MPEG stream that ends early or lacks packets, as these do not say how long they should be. An MP3 is
@@ -31,11 +33,15 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import soxr
 
-from audioset._decode import AudioSource, Decoder, Waveform, open_decoder
+from audioset._decode import AudioSource, Decoder, Pcm, Waveform, open_decoder
+from audioset._decode.array import MOST_CHANNELS, check_samples, planes_of, whole_rate
+from audioset._decode.base import to_mono
 from audioset.errors import AudioError, OptionError, SampleRateError
 
 __all__ = [
@@ -44,6 +50,8 @@ __all__ = [
     "SAMPLE_RATE_HZ",
     "AudioInfo",
     "AudioSource",
+    "Pcm",
+    "WaveformStream",
     "probe",
     "read",
     "stream",
@@ -53,6 +61,7 @@ SAMPLE_RATE_HZ = 16_000
 MIN_SAMPLE_RATE_HZ = 1_000
 MAX_SAMPLE_RATE_HZ = 1_000_000
 
+_STREAM = "<stream>"
 _LEAD_SAMPLES = 512  # around a window, at the lower of the two rates; half the length of the VHQ filter is below 150
 
 
@@ -125,10 +134,84 @@ def stream(
 
     Parameters and errors are those of `read`. Bad options raise at once; a source that cannot be decoded raises at
     the first chunk, and damage when it is reached. Chunks are never empty and their lengths depend on the source and
-    window alone. Close the generator to let go of the file early.
+    window alone (of a `Pcm`, on what arrives at once too). Close the generator to let go of the file early.
     """
     first, stop = _window(start_s, duration_s)
     return _chunks(source, sample_rate, first, stop)
+
+
+class WaveformStream:
+    """Turns sound that arrives in chunks into its waveform: what `read` gives for the whole array, bit for bit.
+
+    Nothing is held but what the resampler needs, so it may go on for ever. Samples at 16 kHz pass at once. At other
+    rates a sample comes out when the sound some tenth of a second after it has been pushed, for the resampler's filter
+    and its blocks: at most 85 ms at 11,025 to 192,000 Hz (measured), 112 ms at 8,000 Hz.
+
+    Parameters
+    ----------
+    sample_rate : int
+        Of the chunks, in Hz.
+    channels : int, optional
+        Of the chunks; by default as many as the first one has.
+
+    Attributes
+    ----------
+    num_frames : int
+        Frames pushed so far.
+
+    Raises
+    ------
+    SampleRateError
+        The rate is outside 1,000 to 1,000,000 Hz.
+    OptionError
+        `channels` is out of range.
+    """
+
+    def __init__(self, sample_rate: int, channels: int | None = None) -> None:
+        self.sample_rate = whole_rate(sample_rate, _STREAM)
+        _check_rate(_STREAM, self.sample_rate)
+        if channels is not None and not 1 <= channels <= MOST_CHANNELS:
+            raise OptionError(f"channels: {channels} is out of range; expected 1 to {MOST_CHANNELS}, or None")
+        self.num_frames = 0
+        self._channels = channels
+        self._dtype: np.dtype[Any] | None = None
+        self._resampler = None if self.sample_rate == SAMPLE_RATE_HZ else _Resampler(self.sample_rate)
+
+    def push(self, chunk: npt.NDArray[Any]) -> Waveform:
+        """Take the next frames, (n,) or (n, channels), and return the samples (m,) at 16 kHz that they complete.
+
+        Types are those of `read`; n and m may be 0.
+
+        Raises
+        ------
+        AudioError
+            The chunk is of another type or number of channels than those before, or holds NaN or Inf. Nothing of it
+            has been taken: it may be mended and pushed again.
+        """
+        samples = np.asarray(chunk)
+        check_samples(samples, _STREAM, self._channels)
+        if samples.size == 0:
+            return np.empty(0, np.float32)
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        for found, expected, what in ((channels, self._channels, "channels"), (samples.dtype, self._dtype, "samples")):
+            if expected is not None and found != expected:
+                raise AudioError(
+                    f"{_STREAM}: {found} {what} at {self.num_frames / self.sample_rate:.4f} s; expected {expected}, as "
+                    "before. Convert the chunk, or begin another stream."
+                )
+        mono = to_mono(planes_of(np.ascontiguousarray(samples)))
+        _check_finite(mono, _STREAM, self.num_frames, self.sample_rate)
+        self._channels, self._dtype = channels, samples.dtype
+        self.num_frames += len(samples)
+        if self._resampler is not None:
+            return self._resampler.push(mono)
+        return mono.copy() if np.may_share_memory(mono, samples) else mono
+
+    def finish(self) -> Waveform:
+        """Return the samples (m,) that were still to come: the sound ends here."""
+        if self._resampler is None or not self.num_frames:
+            return np.empty(0, np.float32)
+        return self._resampler.finish()
 
 
 def probe(source: AudioSource) -> AudioInfo:
@@ -139,7 +222,7 @@ def probe(source: AudioSource) -> AudioInfo:
     if isinstance(source, np.ndarray):
         raise OptionError("source: probe was given an array; expected a path or file object. Look at its shape.")
     with open_decoder(source) as decoder:
-        _check_rate(decoder)
+        _check_rate(decoder.name, decoder.sample_rate)
         frames = decoder.num_frames
         num_samples = None if frames is None else _num_samples(frames, decoder.sample_rate)
         return AudioInfo(decoder.duration_s, decoder.sample_rate, decoder.channels, decoder.format, num_samples)
@@ -168,10 +251,10 @@ def _window(start_s: float, duration_s: float | None) -> tuple[int, int | None]:
     return first, stop
 
 
-def _check_rate(decoder: Decoder) -> None:
-    if not MIN_SAMPLE_RATE_HZ <= decoder.sample_rate <= MAX_SAMPLE_RATE_HZ:
+def _check_rate(name: str, sample_rate: int) -> None:
+    if not MIN_SAMPLE_RATE_HZ <= sample_rate <= MAX_SAMPLE_RATE_HZ:
         raise SampleRateError(
-            f"{decoder.name}: sample rate {decoder.sample_rate:,} Hz; expected {MIN_SAMPLE_RATE_HZ:,} to "
+            f"{name}: sample rate {sample_rate:,} Hz; expected {MIN_SAMPLE_RATE_HZ:,} to "
             f"{MAX_SAMPLE_RATE_HZ:,} Hz. Check what it should be, and correct the header or the sample_rate argument."
         )
 
@@ -180,7 +263,7 @@ def _chunks(
     source: AudioSource, sample_rate: int | None, first: int, stop: int | None
 ) -> Generator[Waveform, None, None]:
     with open_decoder(source, sample_rate) as decoder:
-        _check_rate(decoder)
+        _check_rate(decoder.name, decoder.sample_rate)
         if decoder.num_frames is not None and first >= _num_samples(decoder.num_frames, decoder.sample_rate):
             raise _starts_after_end(decoder, first)
         emitted = 0
@@ -211,33 +294,50 @@ def _samples(decoder: Decoder, first: int, stop: int | None) -> Iterator[Wavefor
 
 
 def _resampled(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
-    made = 0
-    block = np.empty(0, np.float32)
-    for block in blocks:
-        chunk = resampler.resample_chunk(block)
-        made += chunk.size
-        yield chunk
-    tail = resampler.resample_chunk(np.empty(0, np.float32), last=True)
-    # A few frames may be less than half a sample, of which soxr makes nothing.
-    yield tail if made or tail.size else block[:1]
+    resampler = _Resampler(rate)
+    yield from map(resampler.push, blocks)
+    yield resampler.finish()
+
+
+class _Resampler:
+    """Mono blocks at any rate to 16 kHz; where they are cut changes no sample."""
+
+    def __init__(self, rate: int) -> None:
+        self._soxr = soxr.ResampleStream(rate, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
+        self._first = np.empty(0, np.float32)
+        self._made = False
+
+    def push(self, block: Waveform) -> Waveform:
+        if not self._first.size:
+            self._first = block[:1].copy()
+        chunk: Waveform = self._soxr.resample_chunk(block)
+        self._made = self._made or chunk.size > 0
+        return chunk
+
+    def finish(self) -> Waveform:
+        tail: Waveform = self._soxr.resample_chunk(np.empty(0, np.float32), last=True)
+        # A few frames may be less than half a sample, of which soxr makes nothing.
+        return tail if self._made or tail.size else self._first
 
 
 def _finite(decoder: Decoder, start: int, end: int | None) -> Iterator[Waveform]:
     """The decoder's blocks; NaN and Inf are refused, because one of them would silence everything after it."""
     position = start
     for block in decoder.blocks(start, end):
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspect = not math.isfinite(np.add.reduce(block))  # cheaper than looking at each
-        if suspect and not np.isfinite(block).all():
-            at = int(np.flatnonzero(~np.isfinite(block))[0])
-            raise AudioError(
-                f"{decoder.name}: NaN or Inf sample at {(position + at) / decoder.sample_rate:.4f} s "
-                f"(frame {position + at:,}); expected finite samples. Find what wrote it, or replace it, for example "
-                "with numpy.nan_to_num."
-            )
+        _check_finite(block, decoder.name, position, decoder.sample_rate)
         position += block.size
         yield block
+
+
+def _check_finite(block: Waveform, name: str, position: int, rate: int) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = not math.isfinite(np.add.reduce(block))  # cheaper than looking at each
+    if suspect and not np.isfinite(block).all():
+        at = int(np.flatnonzero(~np.isfinite(block))[0])
+        raise AudioError(
+            f"{name}: NaN or Inf sample at {(position + at) / rate:.4f} s (frame {position + at:,}); expected finite "
+            "samples. Find what wrote it, or replace it, for example with numpy.nan_to_num."
+        )
 
 
 def _starts_after_end(decoder: Decoder, first: int) -> AudioError:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,13 @@ from audioset.scores import Scores
 from audioset.weights import Weights, load_pca
 from audioset.weights import load as load_weights
 
+if TYPE_CHECKING:
+    from audioset.live import Stream
+
 Pool: TypeAlias = Literal["none", "mean"]
 Postprocess: TypeAlias = Literal["none", "pca", "uint8"]
 Regime: TypeAlias = Literal["raw", "pca", "uint8"]
+StreamOutput: TypeAlias = Literal["embedding", "scores"]
 
 
 @dataclass(frozen=True)
@@ -452,19 +456,115 @@ class Model:
             ((source, None) for source in sources), EmbedOptions(hop_s, pad, start_s, duration_s), progress
         )
 
+    @overload
+    def stream(
+        self,
+        sample_rate: int,
+        *,
+        channels: int | None = None,
+        output: Literal["embedding"] = "embedding",
+        hop_s: float | None = None,
+        pad: Pad | None = None,
+        postprocess: Postprocess = "none",
+    ) -> Stream[Embeddings]: ...
+
+    @overload
+    def stream(
+        self,
+        sample_rate: int,
+        *,
+        channels: int | None = None,
+        output: Literal["scores"],
+        hop_s: float | None = None,
+        pad: Pad | None = None,
+    ) -> Stream[Scores]: ...
+
+    def stream(
+        self,
+        sample_rate: int,
+        *,
+        channels: int | None = None,
+        output: StreamOutput = "embedding",
+        hop_s: float | None = None,
+        pad: Pad | None = None,
+        postprocess: Postprocess = "none",
+    ) -> Stream[Embeddings] | Stream[Scores]:
+        """Return a stream that takes sound in chunks as it comes and gives rows as soon as they are known.
+
+        `push(chunk)` gives the rows that a chunk completes and `finish()` the rest: all together those of `embed` or
+        `tag`, bit for bit. See `audioset.Stream` for how late they come.
+
+        Parameters
+        ----------
+        sample_rate : int
+            Of the chunks, in Hz.
+        channels : int, optional
+            Of the chunks; by default as many as the first one has.
+        output : {"embedding", "scores"}
+            What to give: `Embeddings`, or `Scores` of a model that tags.
+        hop_s, pad, postprocess
+            See `EmbedOptions`; `postprocess` of embeddings only.
+
+        Raises
+        ------
+        SampleRateError
+            The rate cannot be resampled.
+        OptionError
+            An option is out of range, or the model has no classes.
+        """
+        from audioset.live import Stream
+
+        options = EmbedOptions(hop_s, pad, postprocess=postprocess)
+        hop, policy = options.resolve(self.spec)
+        if output not in get_args(StreamOutput):
+            raise OptionError(f"output: {output!r} is unknown; expected one of {', '.join(get_args(StreamOutput))}")
+        if output == "scores" and postprocess != "none":
+            raise OptionError(f'postprocess: {postprocess!r} is of embeddings; expected "none" with output="scores"')
+        begin = partial(
+            Stream,
+            sample_rate,
+            lambda examples: self._network.run(examples, outputs=(output,))[output],
+            channels=channels,
+            hop_s=hop,
+            pad=policy,
+            log_offset=self.spec.log_offset,
+            batch_size=self.batch_size,
+        )
+        if output == "scores":
+            classes = self._classes()
+            return begin(
+                rows=lambda values, **about: Scores(
+                    values, classes=classes, file="<stream>", model=self.name, weights=self.weights.sha256, **about
+                )
+            )
+        finish = self._postprocessor(postprocess)
+        return begin(
+            rows=lambda values, **about: Embeddings(
+                finish(values),
+                file="<stream>",
+                model=self.name,
+                weights=self.weights.sha256,
+                regime=options.regime,
+                **about,
+            )
+        )
+
+    def _classes(self) -> ClassList:
+        if self.spec.classes is None:
+            tagging = ", ".join(spec.name for spec in models.REGISTRY.values() if spec.num_classes)
+            raise OptionError(
+                f"{self.name}: gives embeddings and has no classes to score; expected a model that tags"
+                + (f": {tagging}" if tagging else "")
+            )
+        return self.spec.classes
+
     def _tag_sources(
         self,
         sources: Iterable[tuple[AudioSource, int | None]],
         options: EmbedOptions,
         progress: Callable[[float], None] | None,
     ) -> Iterator[Scores]:
-        classes = self.spec.classes
-        if classes is None:
-            tagging = ", ".join(spec.name for spec in models.REGISTRY.values() if spec.num_classes)
-            raise OptionError(
-                f"{self.name}: gives embeddings and has no classes to score; expected a model that tags"
-                + (f": {tagging}" if tagging else "")
-            )
+        classes = self._classes()
         hop_s, pad = options.resolve(self.spec)
         return self._collected_scores(sources, options, hop_s, pad, classes, progress)
 

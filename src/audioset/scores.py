@@ -171,14 +171,7 @@ class Scores:
         OptionError
             A parameter is out of range.
         """
-        off = threshold / 2 if off_threshold is None else off_threshold
-        if not 0 < threshold <= 1:
-            raise OptionError(f"threshold: {threshold} is out of range; expected a score above 0, up to 1")
-        if not 0 < off <= threshold:
-            raise OptionError(f"off_threshold: {off} is out of range; expected above 0, up to threshold, {threshold}")
-        for name, value in (("max_gap_s", max_gap_s), ("min_duration_s", min_duration_s)):
-            if not (math.isfinite(value) and value >= 0):
-                raise OptionError(f"{name}: {value} is out of range; expected seconds, 0 or more")
+        off = _check_rules(threshold, off_threshold, max_gap_s, min_duration_s)
         if not len(self):
             return []
         edges_s = self.edges_s
@@ -192,6 +185,100 @@ class Scores:
                     event = Event(self.mids[column], self.class_names[column], start_s, end_s, peak)
                     found.append((start_s, int(column), event))
         return [event for _, _, event in sorted(found, key=lambda item: item[:2])]
+
+
+class EventStream:
+    """Finds events while scores arrive: those that `Scores.events` finds in the whole, each as soon as it is known.
+
+    An event is known when its class has been silent for `max_gap_s`: with the next example that begins to own time
+    later than that after it. What is held does not grow. For one thread at a time.
+
+    Parameters
+    ----------
+    classes : ClassList
+        Of the scores.
+    threshold, off_threshold, max_gap_s, min_duration_s
+        As in `Scores.events`.
+    """
+
+    def __init__(
+        self,
+        classes: ClassList,
+        threshold: float = DEFAULT_THRESHOLD,
+        *,
+        off_threshold: float | None = None,
+        max_gap_s: float = DEFAULT_MAX_GAP_S,
+        min_duration_s: float = 0.0,
+    ) -> None:
+        self._off = _check_rules(threshold, off_threshold, max_gap_s, min_duration_s)
+        self._on = threshold
+        self._max_gap_s = max_gap_s
+        self._min_duration_s = min_duration_s
+        self._classes = classes
+        self._last_centre_s: float | None = None
+        # By class: the run that is going on, and the event before it that it may still become part of. No such: NaN.
+        self._run_start_s, self._start_s, self._end_s = (np.full(len(classes), np.nan) for _ in range(3))
+        self._run_peak, self._peak = (np.zeros(len(classes), np.float32) for _ in range(2))
+
+    def push(self, scores: Scores) -> list[Event]:
+        """Take the next rows, as `Stream.push` or `finish` gives them, and return the events that they end."""
+        if not len(scores):
+            return []
+        heard_s = scores.start_s[0] + scores.duration_s
+        found: list[Event] = []
+        for row, centre_s in zip(scores.values, (scores.start_s + scores.end_s) / 2, strict=True):
+            if self._last_centre_s is None:
+                edge_s = float(scores.start_s[0])
+            else:
+                edge_s = float(min((self._last_centre_s + centre_s) / 2, heard_s).round(8))
+            self._last_centre_s = centre_s
+            on = row >= self._off
+            self._end_runs(~on, edge_s)
+            # Whatever begins from here on is too far from these.
+            late = np.isnan(self._run_start_s) & (edge_s - self._end_s > self._max_gap_s + _TOLERANCE_S)
+            found += self._take(late)
+            self._run_start_s[on & np.isnan(self._run_start_s)] = edge_s
+            np.maximum(self._run_peak, row, out=self._run_peak, where=on)
+        return found
+
+    def finish(self, end_s: float) -> list[Event]:
+        """Return the events left when the sound ends, at `end_s` seconds: `Stream.duration_s`."""
+        self._end_runs(np.full(len(self._classes), True), round(float(end_s), 8))
+        return self._take(~np.isnan(self._start_s))
+
+    def _end_runs(self, which: npt.NDArray[np.bool_], end_s: float) -> None:
+        ended = which & ~np.isnan(self._run_start_s)
+        heard = ended & (self._run_peak >= self._on)
+        fresh = heard & np.isnan(self._start_s)
+        self._start_s[fresh] = self._run_start_s[fresh]
+        self._end_s[heard] = end_s
+        np.maximum(self._peak, self._run_peak, out=self._peak, where=heard)
+        self._run_start_s[ended] = np.nan
+        self._run_peak[ended] = 0
+
+    def _take(self, which: npt.NDArray[np.bool_]) -> list[Event]:
+        found = []
+        for column in np.flatnonzero(which):
+            start_s, end_s = float(self._start_s[column]), float(self._end_s[column])
+            if end_s - start_s >= self._min_duration_s - _TOLERANCE_S:
+                mid, name = self._classes.mids[column], self._classes.names[column]
+                found.append(Event(mid, name, start_s, end_s, float(self._peak[column])))
+        self._start_s[which] = self._end_s[which] = np.nan
+        self._peak[which] = 0
+        return sorted(found, key=lambda event: event.start_s)
+
+
+def _check_rules(threshold: float, off_threshold: float | None, max_gap_s: float, min_duration_s: float) -> float:
+    """Raise OptionError for a rule of events out of range, and return the score that keeps one going."""
+    off = threshold / 2 if off_threshold is None else off_threshold
+    if not 0 < threshold <= 1:
+        raise OptionError(f"threshold: {threshold} is out of range; expected a score above 0, up to 1")
+    if not 0 < off <= threshold:
+        raise OptionError(f"off_threshold: {off} is out of range; expected above 0, up to threshold, {threshold}")
+    for name, value in (("max_gap_s", max_gap_s), ("min_duration_s", min_duration_s)):
+        if not (math.isfinite(value) and value >= 0):
+            raise OptionError(f"{name}: {value} is out of range; expected seconds, 0 or more")
+    return off
 
 
 def _runs(scores: npt.NDArray[np.float32], on: float, off: float) -> list[tuple[int, int]]:

@@ -23,13 +23,14 @@ import numpy.typing as npt
 from audioset._decode.array import ArrayDecoder
 from audioset._decode.base import Decoder, InPlace, Target, Waveform, check_target, reason, rescue
 from audioset._decode.containers import inspect
+from audioset._decode.pcm import Pcm, PcmDecoder
 from audioset.errors import AudioError, OptionError
 
-__all__ = ["AudioSource", "Decoder", "Waveform", "open_decoder"]
+__all__ = ["AudioSource", "Decoder", "Pcm", "Waveform", "open_decoder"]
 
 _PLAIN_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".caf", ".w64", ".rf64")
 
-AudioSource: TypeAlias = str | os.PathLike[str] | BinaryIO | npt.NDArray[Any]
+AudioSource: TypeAlias = str | os.PathLike[str] | BinaryIO | npt.NDArray[Any] | Pcm
 
 
 def open_decoder(source: AudioSource, sample_rate: int | None = None) -> Decoder:
@@ -41,6 +42,8 @@ def open_decoder(source: AudioSource, sample_rate: int | None = None) -> Decoder
             f"sample_rate: {sample_rate} was given with a file, which says its own rate; "
             "expected None. Leave it out, or pass the samples as an array."
         )
+    if isinstance(source, Pcm):
+        return PcmDecoder(source)
     with contextlib.ExitStack() as stack:
         if isinstance(source, str | os.PathLike):
             path = os.fsdecode(source)
