@@ -6,14 +6,15 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from audioset import audio, engine, features, models
+from audioset import _runtime, audio, engine, features, models
+from audioset._runtime import Place, Precision
 from audioset.audio import AudioSource
 from audioset.classes import ClassList
 from audioset.errors import OptionError
@@ -106,6 +107,8 @@ class Embeddings:
         Seconds of audio that were read.
     padded_short : bool
         The clip was shorter than one example and was zero-padded to one.
+    precision : {"fp32", "bf16", "int8"}
+        Of the network's arithmetic.
     error : Exception or None
         In `embed_files` only: why this file has no values.
     """
@@ -119,6 +122,7 @@ class Embeddings:
     regime: Regime
     duration_s: float
     padded_short: bool = False
+    precision: Precision = "fp32"
     error: Exception | None = None
 
     @property
@@ -149,20 +153,6 @@ class EmbeddedBlock:
     error: Exception | None
 
 
-@dataclass(frozen=True)
-class _OutputBlock:
-    """Some consecutive rows of one file, with every output that was asked for by name; fields as in `Embeddings`."""
-
-    index: int
-    values: dict[str, npt.NDArray[np.float32]]
-    start_s: npt.NDArray[np.float64]
-    end_s: npt.NDArray[np.float64]
-    last: bool
-    duration_s: float
-    padded_short: bool
-    error: Exception | None
-
-
 class Model:
     """A network with its weights: audio in, embeddings and scores out. Made by `audioset.load`."""
 
@@ -172,16 +162,18 @@ class Model:
         model_weights: Weights,
         *,
         threads: int | None = None,
-        batch_size: int = engine.DEFAULT_BATCH_SIZE,
+        batch_size: int | None = None,
         pca: Pca | str | os.PathLike[str] | None = None,
+        place: Place | None = None,
     ) -> None:
+        check_cores(threads, batch_size)
+        self.place = _runtime.resolve() if place is None else place
         self.spec = spec = spec.of_format(model_weights.provenance.get("source_format"))
         self.weights = model_weights
         self.threads = available_cores() if threads is None else threads
-        self.batch_size = batch_size
+        self.batch_size = self.place.batch_size if batch_size is None else batch_size
         self._pca = pca
-        check_cores(threads, batch_size)
-        self._network = Network(spec, model_weights)
+        self._network = Network(spec, model_weights, place=self.place)
 
     @property
     def name(self) -> str:
@@ -287,8 +279,8 @@ class Model:
     ) -> Iterator[EmbeddedBlock]:
         pooled = np.zeros(self.spec.embedding_dim, np.float64)
         count = 0
-        for block in self._outputs(sources, ("embedding",), options, hop_s, pad):
-            values, start_s, end_s = block.values["embedding"], block.start_s, block.end_s
+        for block in self._rows(sources, "embedding", options, hop_s, pad):
+            values, start_s, end_s = block.values, block.start_s, block.end_s
             if options.pool == "mean":
                 pooled += values.sum(axis=0, dtype=np.float64)
                 count += len(values)
@@ -300,44 +292,34 @@ class Model:
                 end_s = np.full(rows, options.start_s + block.duration_s)
                 pooled[:] = 0
                 count = 0
-            yield EmbeddedBlock(
-                block.index,
-                finish(values),
-                start_s,
-                end_s,
-                block.last,
-                block.duration_s,
-                block.padded_short,
-                block.error,
-            )
+            yield replace(block, values=finish(values), start_s=start_s, end_s=end_s)
 
-    def _outputs(
+    def _rows(
         self,
         sources: Iterable[tuple[AudioSource, int | None]],
-        outputs: tuple[str, ...],
+        output: str,
         options: EmbedOptions,
         hop_s: float,
         pad: Pad,
-    ) -> Iterator[_OutputBlock]:
-        """Yield rows of any outputs of the network, all from one run of it."""
+    ) -> Iterator[EmbeddedBlock]:
+        """Yield rows of one of the network's outputs."""
         waveforms = (
             partial(audio.stream, source, rate, start_s=options.start_s, duration_s=options.duration_s)
             for source, rate in sources
         )
-        nothing = {name: np.empty((0, self.spec.outputs[name]), np.float32) for name in outputs}
+        nothing = np.empty((0, self.spec.outputs[output]), np.float32)
         for block in engine.run(
             waveforms,
-            partial(self._network.run, outputs=outputs),
+            partial(self._network.run, outputs=(output,)),
             hop_s=hop_s,
             pad=pad,
             log_offset=self.spec.log_offset,
             batch_size=self.batch_size,
             threads=self.threads,
         ):
-            values = block.values or nothing
-            count = len(values[outputs[0]])
-            start_s, _, end_s = features.example_times(count, hop_s=hop_s, first=block.first)
-            yield _OutputBlock(
+            values = block.values.get(output, nothing)
+            start_s, _, end_s = features.example_times(len(values), hop_s=hop_s, first=block.first)
+            yield EmbeddedBlock(
                 block.index,
                 values,
                 options.start_s + start_s,
@@ -366,25 +348,20 @@ class Model:
     def _collected(
         self, all_blocks: Iterator[EmbeddedBlock], names: deque[str], regime: Regime
     ) -> Iterator[Embeddings]:
-        blocks: list[EmbeddedBlock] = []
-        for block in all_blocks:
-            blocks.append(block)
-            if not block.last:
-                continue
-            rows = slice(None) if block.error is None else slice(0)
+        for whole in _whole_files(all_blocks):
             yield Embeddings(
-                values=np.concatenate([part.values for part in blocks])[rows],
-                start_s=np.concatenate([part.start_s for part in blocks])[rows],
-                end_s=np.concatenate([part.end_s for part in blocks])[rows],
+                values=whole.values,
+                start_s=whole.start_s,
+                end_s=whole.end_s,
                 file=names.popleft(),
                 model=self.name,
                 weights=self.weights.sha256,
                 regime=regime,
-                duration_s=block.duration_s,
-                padded_short=block.padded_short,
-                error=block.error,
+                duration_s=whole.duration_s,
+                padded_short=whole.padded_short,
+                precision=self.place.precision,
+                error=whole.error,
             )
-            blocks.clear()
 
     def tag(
         self,
@@ -578,31 +555,23 @@ class Model:
         progress: Callable[[float], None] | None,
     ) -> Iterator[Scores]:
         names: deque[str] = deque()
-        blocks: list[_OutputBlock] = []
-        done_s = 0.0
-        for block in self._outputs(_noting_names(sources, names), ("scores",), options, hop_s, pad):
-            blocks.append(block)
-            if progress is not None and len(block.end_s) and not block.last:
-                progress(done_s + float(block.end_s[-1]) - options.start_s)
-            if not block.last:
-                continue
-            done_s += block.duration_s
-            if progress is not None:
-                progress(done_s)
-            rows = slice(None) if block.error is None else slice(0)
+        blocks = self._rows(_noting_names(sources, names), "scores", options, hop_s, pad)
+        if progress is not None:
+            blocks = _telling(blocks, options.start_s, progress)
+        for whole in _whole_files(blocks):
             yield Scores(
-                values=np.concatenate([part.values["scores"] for part in blocks])[rows],
-                start_s=np.concatenate([part.start_s for part in blocks])[rows],
-                end_s=np.concatenate([part.end_s for part in blocks])[rows],
+                values=whole.values,
+                start_s=whole.start_s,
+                end_s=whole.end_s,
                 classes=classes,
                 file=names.popleft(),
                 model=self.name,
                 weights=self.weights.sha256,
-                duration_s=block.duration_s,
-                padded_short=block.padded_short,
-                error=block.error,
+                duration_s=whole.duration_s,
+                padded_short=whole.padded_short,
+                precision=self.place.precision,
+                error=whole.error,
             )
-            blocks.clear()
 
 
 def load(
@@ -610,8 +579,11 @@ def load(
     weights: str | os.PathLike[str] | None = None,
     *,
     threads: int | None = None,
-    batch_size: int = engine.DEFAULT_BATCH_SIZE,
+    batch_size: int | None = None,
     pca: Pca | str | os.PathLike[str] | None = None,
+    precision: str = "fp32",
+    engine: str | None = None,
+    device: str = "cpu",
 ) -> Model:
     """Return a model ready to embed and, where it has classes, to tag.
 
@@ -624,21 +596,63 @@ def load(
         checkpoint (V1, or the prefix of V2), torchvggish's .pth. "untrained:SEED": the seeded network, for tests.
     threads : int, optional
         Cores to use; all that the process may use by default.
-    batch_size : int
-        Examples that go through the network at once.
+    batch_size : int, optional
+        Examples that go through the network at once; 32 by default, 256 on a graphics processor.
     pca : Pca or path, optional
         PCA parameters (a path: .npz) for `postprocess`; the published ones by default, fetched when first needed.
+    precision : {"fp32", "bf16", "int8"}
+        Of the network's arithmetic; results are float32 in any case. "int8" is three to four times as fast on
+        processors and differs a little: see docs/performance.md. It is made once for given weights, which takes
+        seconds, and kept in the cache. "bf16" needs OpenVINO on processors, PyTorch on graphics processors.
+    engine : {"onnxruntime", "openvino", "torch"}, optional
+        The library that runs the network; by default the first installed one that can.
+    device : str
+        "cpu"; "cuda" or "cuda:1", a graphics processor; "coreml", Apple's.
 
     Raises
     ------
     OptionError
-        The model is unknown or an option out of range.
+        The model is unknown or an option out of range, or the device is not there.
+    MissingExtraError
+        No library that is installed can run it so.
     WeightsError, FetchError
         The weights cannot be had or are not this model's.
     """
     name = os.fspath(model)
     spec = models.get(name)
-    return Model(spec, load_weights(name, weights), threads=threads, batch_size=batch_size, pca=pca)
+    place = _runtime.resolve(precision, engine, device)
+    return Model(spec, load_weights(name, weights), threads=threads, batch_size=batch_size, pca=pca, place=place)
+
+
+def _whole_files(blocks: Iterable[EmbeddedBlock]) -> Iterator[EmbeddedBlock]:
+    """Yield one block a file with all of its rows, none where it failed."""
+    parts: list[EmbeddedBlock] = []
+    for block in blocks:
+        parts.append(block)
+        if not block.last:
+            continue
+        rows = slice(None) if block.error is None else slice(0)
+        yield replace(
+            block,
+            values=np.concatenate([part.values for part in parts])[rows],
+            start_s=np.concatenate([part.start_s for part in parts])[rows],
+            end_s=np.concatenate([part.end_s for part in parts])[rows],
+        )
+        parts.clear()
+
+
+def _telling(
+    blocks: Iterable[EmbeddedBlock], start_s: float, progress: Callable[[float], None]
+) -> Iterator[EmbeddedBlock]:
+    """Pass blocks on, telling the seconds of audio that they reach to, over all files."""
+    done_s = 0.0
+    for block in blocks:
+        if block.last:
+            done_s += block.duration_s
+            progress(done_s)
+        elif len(block.end_s):
+            progress(done_s + float(block.end_s[-1]) - start_s)
+        yield block
 
 
 def _noting_names(
@@ -656,7 +670,7 @@ def _name(source: AudioSource) -> str:
     return "<array>" if isinstance(source, np.ndarray) else "<stream>"
 
 
-def check_cores(threads: int | None, batch_size: int) -> None:
+def check_cores(threads: int | None, batch_size: int | None) -> None:
     """Raise OptionError for a number of threads or a size of batches that makes no sense."""
     for name, value in (("threads", threads), ("batch_size", batch_size)):
         if value is not None and not 1 <= value <= 1024:

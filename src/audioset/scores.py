@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from audioset._runtime.base import Precision
 from audioset.classes import ClassList
 from audioset.errors import OptionError
 
@@ -77,6 +78,8 @@ class Scores:
         Seconds of audio that were read.
     padded_short : bool
         The clip was shorter than one example and was zero-padded to one.
+    precision : {"fp32", "bf16", "int8"}
+        Of the network's arithmetic.
     error : Exception or None
         In `tag_files` only: why this file has no scores.
     """
@@ -90,6 +93,7 @@ class Scores:
     weights: str
     duration_s: float
     padded_short: bool = False
+    precision: Precision = "fp32"
     error: Exception | None = None
 
     @property

@@ -29,5 +29,6 @@ SPEC = ModelSpec(
     hop_s=TEACHER.hop_s,
     pad=TEACHER.pad,
     licence="Apache-2.0",
+    float_layers=("conv1", "logits"),
     citation="The audioset developers, mini, distilled from YAMNet (see docs/models/mini.md)",
 )

@@ -38,6 +38,9 @@ class ModelSpec:
         Layers to use instead where the weights come from a file of this format, with tensors of the same shapes.
     own_classes : ClassList or None
         What it scores where that is none of the published lists.
+    float_layers : tuple of str
+        Names of layers that stay in float32 when the network runs in 8 bits, chosen by measurement
+        (docs/performance.md). They are at either end of the network.
     """
 
     name: str
@@ -51,6 +54,7 @@ class ModelSpec:
     has_pca: bool = False
     variants: Mapping[str, tuple[Layer, ...]] = field(default_factory=dict, hash=False)
     own_classes: ClassList | None = None
+    float_layers: tuple[str, ...] = ()
 
     def of_format(self, source_format: str | None) -> ModelSpec:
         """Return the model as weights from a file of this format need it."""

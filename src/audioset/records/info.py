@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,14 @@ LAYOUT = 1
 
 MAX_STORED_FAILURES = 10_000
 
+_NOT_DECIDING = ("engine", "device", "version")
+
 
 @dataclass(frozen=True)
 class JobInfo:
     """The options that decide the values of a job's rows, and which software made them.
 
-    Two jobs are the same when all but `version` are equal: their rows may then be mixed in one file.
+    Two jobs are the same when all but `engine`, `device` and `version` are equal: their rows may then be mixed in one file.
 
     Attributes
     ----------
@@ -37,6 +39,10 @@ class JobInfo:
         The window of each file that was embedded; a duration of None reaches its end.
     pca_sha256
         The PCA parameters, where they were used.
+    precision, int8_sha256
+        Of the network's arithmetic, and its weights in 8 bits where it ran in those.
+    engine, device
+        What ran the network, and where; values agree between them within a documented tolerance.
     version
         Version of this package.
     """
@@ -53,6 +59,10 @@ class JobInfo:
     start_s: float = 0.0
     duration_s: float | None = None
     pca_sha256: str | None = None
+    precision: str = "fp32"
+    int8_sha256: str | None = None
+    engine: str = "onnxruntime"
+    device: str = "cpu"
     version: str = __version__
 
     def differences(self, now: JobInfo) -> list[str]:
@@ -60,7 +70,7 @@ class JobInfo:
         return [
             f"{field.name} {getattr(self, field.name)} then, {getattr(now, field.name)} now"
             for field in fields(self)
-            if field.name != "version" and getattr(self, field.name) != getattr(now, field.name)
+            if field.name not in _NOT_DECIDING and getattr(self, field.name) != getattr(now, field.name)
         ]
 
 
@@ -144,11 +154,18 @@ def load_json(text: str | bytes, subject: object) -> dict[str, Any]:
 
 
 def job_from(found: dict[str, Any], subject: object) -> JobInfo:
-    """A `JobInfo` from the fields of its JSON, leaving out those that a later version may have added."""
+    """A `JobInfo` from the fields of its JSON, leaving out those that a later version may have added.
+
+    What an earlier version did not know yet was as it is by default.
+    """
     try:
-        return JobInfo(**{field.name: found[field.name] for field in fields(JobInfo)})
+        return JobInfo(**{field.name: found[field.name] for field in fields(JobInfo) if _is_needed(field, found)})
     except (KeyError, TypeError) as error:
         raise _not_ours(subject, repr(error)) from error
+
+
+def _is_needed(field: Field[Any], found: dict[str, Any]) -> bool:
+    return field.name in found or field.default is MISSING
 
 
 def storable(file: str) -> str:

@@ -1,0 +1,162 @@
+"""Networks in 8 bits in the cache, each made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from audioset import features, graph
+from audioset._files import unwritable
+from audioset._runtime.onnx_runtime import saturates
+from audioset.errors import OptionError, OutputError, WeightsFormatError
+from audioset.features import Float32Array
+from audioset.graph import Scale
+from audioset.int8.making import Progress, calibrate, quantize
+from audioset.int8.sounds import calibration_sounds
+from audioset.int8.tensors import Int8Weights
+from audioset.models.spec import ModelSpec
+from audioset.weights import Weights, cache_dir, safetensors_file
+from audioset.weights.files import is_file
+
+# In the name of the file, so that another version of the package makes its own.
+_LAYOUT: Final = 1
+_SYNTHESIZED: Final = "sounds that the package synthesizes"
+_WORDS = ("content_sha256", "calibration", "scales", "weights_sha256")
+
+
+def find(spec: ModelSpec, weights: Weights) -> Int8Weights | None:
+    """Return the network in 8 bits from the cache, or None where it has not been made.
+
+    Raises
+    ------
+    WeightsFormatError
+        The file is damaged.
+    """
+    path = _path(spec, weights)
+    return _read(spec, weights, path) if is_file(path) else None
+
+
+def load(spec: ModelSpec, weights: Weights, *, progress: Progress | None = None) -> Int8Weights:
+    """Return the network in 8 bits: from the cache, or else made, calibrated on synthesized sounds, and kept there.
+
+    Raises
+    ------
+    WeightsFormatError
+        The file in the cache is damaged.
+    OutputError
+        The cache cannot be written.
+    """
+    import filelock
+
+    ready = find(spec, weights)
+    if ready is not None:
+        return ready
+    path = _path(spec, weights)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{path}.lock"):
+            # Another process may have been first.
+            return find(spec, weights) or save(
+                spec, weights, synthesized_examples(spec), calibration=_SYNTHESIZED, progress=progress
+            )
+    except OutputError:
+        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def save(
+    spec: ModelSpec,
+    weights: Weights,
+    examples: Iterable[Float32Array],
+    *,
+    calibration: str,
+    progress: Progress | None = None,
+) -> Int8Weights:
+    """Make the network in 8 bits, put it into the cache in place of what is there, and return it.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The network.
+    weights : Weights
+        Its weights in float32.
+    examples : iterable of ndarray of float32, shape (n, 96, 64)
+        Of the sounds to calibrate on.
+    calibration : str
+        What they are, in words.
+    progress : callable, optional
+        Called with the number of examples that have been measured.
+
+    Raises
+    ------
+    OptionError
+        There is no example.
+    OutputError
+        The cache cannot be written.
+    """
+    scales = calibrate(spec, weights, examples, progress=progress)
+    if not scales:
+        raise OptionError(f"calibration of {spec.name}: no example of sound; expected some seconds of varied sound")
+    made = quantize(spec, weights, scales, calibration=calibration, bits=_bits())
+    path = _path(spec, weights)
+    metadata = {
+        "model": spec.name,
+        "content_sha256": made.sha256,
+        "weights_sha256": weights.sha256,
+        "calibration": calibration,
+        "scales": json.dumps({index: [scale.scale, scale.zero_point] for index, scale in made.scales.items()}),
+    }
+    safetensors_file.write(path, made.tensors, metadata)
+    return _read(spec, weights, path)
+
+
+def synthesized_examples(spec: ModelSpec) -> Iterable[Float32Array]:
+    """Yield the examples of the package's own calibration sounds, as the model's front end makes them."""
+    for _, waveform in calibration_sounds():
+        yield from features.stream_examples([waveform], hop_s=features.EXAMPLE_S, log_offset=spec.log_offset)
+
+
+def _bits() -> int:
+    return 7 if saturates() else 8
+
+
+def _path(spec: ModelSpec, weights: Weights) -> Path:
+    """Where the cache keeps what was made of these weights; the layers decide too, such as ReLU6 for ReLU."""
+    of_layers = hashlib.sha256(repr((spec.layers, spec.float_layers)).encode()).hexdigest()[:12]
+    name = f"{weights.sha256}-{of_layers}-{_bits()}bit-v{_LAYOUT}.safetensors"
+    return cache_dir() / "int8" / name
+
+
+def _read(spec: ModelSpec, weights: Weights, path: Path) -> Int8Weights:
+    tensors, metadata = safetensors_file.read(path)
+    try:
+        sha256, calibration, scales_text, of_weights = (metadata[word] for word in _WORDS)
+        scales = {int(index): Scale(float(s), int(zero)) for index, (s, zero) in json.loads(scales_text).items()}
+    except (KeyError, ValueError, TypeError) as error:
+        raise _unusable(path, f"metadata that cannot be used ({error!r})") from error
+    expected = _shapes(spec)
+    found = {name: (values.dtype.name, values.shape) for name, values in tensors.items()}
+    if found != expected or of_weights != weights.sha256 or sorted(scales) != graph.int8_readers(spec):
+        raise _unusable(path, "tensors of another network")
+    return Int8Weights(tensors, scales, sha256, calibration, path)
+
+
+def _shapes(spec: ModelSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor."""
+    shapes = {name: ("float32", shape) for name, shape in graph.onnx_shapes(spec).items()}
+    for layer in graph.int8_weighted(spec).values():
+        for side, kind in (("weights", "int8"), ("biases", "int32")):
+            name = f"{layer.name}/{side}"
+            shapes[name] = (kind, shapes[name][1])
+            shapes[f"{name}_scale"] = ("float32", spec.tensor_shapes[f"{layer.name}/biases"])
+    return shapes
+
+
+def _unusable(path: Path, found: str) -> WeightsFormatError:
+    return WeightsFormatError(
+        f"{path}: {found}; expected a network in 8 bits, as it was written. Delete it: it is made again when needed"
+    )
