@@ -99,7 +99,7 @@ def test_half_a_frame_at_the_end_is_an_error_after_the_whole_ones(tmp_path: Path
         chunks = Pcm(file, 16_000, "s16", 2, name="x.raw").chunks()
         assert next(chunks).shape == (100, 2)
         with pytest.raises(
-            AudioError, match=r"x.raw: ends within a frame: 3 bytes after 100 frames; expected frames of 4"
+            AudioError, match=r"x.raw: ends within a frame: 3 of its 4 bytes, after 100 frames; expected"
         ):
             next(chunks)
 
@@ -137,3 +137,19 @@ def test_what_cannot_be_is_refused_at_once(arguments: Any, error: type[Exception
         audio.read(Pcm(io.BytesIO(bytes(100)), 10))
     with pytest.raises(OptionError, match="sample_rate: 16000 was given with a file"):
         audio.read(Pcm(io.BytesIO(bytes(100)), 16_000), 16_000)
+
+
+def test_the_command_embeds_raw_samples(tiny: ModelSpec, tmp_path: Path, rng: np.random.Generator) -> None:
+    from typer.testing import CliRunner
+
+    from audioset.cli import app
+
+    samples = sound(rng, "<i4", 60_000, channels=2)
+    options = ["--pcm", "22050", "--pcm-format", "s32", "--channels", "2", "-m", "tiny", "-w", "untrained:0"]
+    out = tmp_path / "out.npz"
+    result = CliRunner().invoke(app, ["embed", "-", *options, "-o", str(out)], input=samples.tobytes())
+    assert result.exit_code == 0, result.output
+    whole = audioset.load("tiny", "untrained:0").embed(samples, 22_050)
+    np.testing.assert_array_equal(audioset.read_embeddings(out).values, whole.values)
+    refused = CliRunner().invoke(app, ["embed", "x.wav", *options, "-o", str(out)])
+    assert "--pcm: is for standard input" in str(refused.exception)

@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from audioset._decode import AudioSource, Decoder, Pcm, Waveform, open_decoder
+from audioset._decode import AudioSource, Decoder, Pcm, PcmFormat, Waveform, open_decoder
 from audioset._decode.array import MOST_CHANNELS, check_samples, planes_of, whole_rate
 from audioset._decode.base import to_mono
 from audioset.errors import AudioError, OptionError, SampleRateError
@@ -51,6 +51,7 @@ __all__ = [
     "AudioInfo",
     "AudioSource",
     "Pcm",
+    "PcmFormat",
     "WaveformStream",
     "probe",
     "read",

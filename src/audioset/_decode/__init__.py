@@ -23,10 +23,10 @@ import numpy.typing as npt
 from audioset._decode.array import ArrayDecoder
 from audioset._decode.base import Decoder, InPlace, Target, Waveform, check_target, reason, rescue
 from audioset._decode.containers import inspect
-from audioset._decode.pcm import Pcm, PcmDecoder
+from audioset._decode.pcm import Pcm, PcmDecoder, PcmFormat
 from audioset.errors import AudioError, OptionError
 
-__all__ = ["AudioSource", "Decoder", "Pcm", "Waveform", "open_decoder"]
+__all__ = ["AudioSource", "Decoder", "Pcm", "PcmFormat", "Waveform", "open_decoder"]
 
 _PLAIN_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".caf", ".w64", ".rf64")
 

@@ -79,8 +79,8 @@ class Pcm:
                 yield np.frombuffer(data, dtype, whole * self.channels).reshape(-1, self.channels)
         if rest:
             raise AudioError(
-                f"{self.name}: ends within a frame: {len(rest)} bytes after {num_frames:,} frames; expected frames of "
-                f"{frame_bytes} bytes ({self.channels} × {self.format}). Check the format and the number of channels, "
+                f"{self.name}: ends within a frame: {len(rest)} of its {frame_bytes} bytes, after {num_frames:,} frames; "
+                f"expected whole frames ({self.channels} × {self.format}). Check the format and the number of channels, "
                 "and whether its writer was cut short"
             )
         if not num_frames:

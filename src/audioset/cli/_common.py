@@ -8,21 +8,97 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from audioset.errors import AudioSetError, OptionError
-from audioset.inputs import STDIN
+from audioset.inputs import STDIN, Inputs, standard_input
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from audioset.audio import AudioSource, Pcm, PcmFormat
 
 # With few inputs, their lengths are looked up so that the progress bar can count seconds instead of files.
 _FEW = 16
 _NAMED_FAILURES = 20
 
 BUILT_IN = "mini"
+
+
+class PcmChoice(str, Enum):
+    """Of `audioset.audio.PcmFormat`."""
+
+    s16 = "s16"
+    s32 = "s32"
+    f32 = "f32"
+    f64 = "f64"
+    u8 = "u8"
+
+
+PcmOption = Annotated[
+    int | None,
+    typer.Option(
+        "--pcm",
+        metavar="RATE",
+        help="Standard input (-) is raw samples at this rate in Hz, as `ffmpeg -f s16le -ac 1 -ar RATE -` writes them.",
+    ),
+]
+PcmFormatOption = Annotated[
+    PcmChoice | None,
+    typer.Option("--pcm-format", help="Of raw samples, little-endian.", show_default="s16"),
+]
+
+
+@dataclass(frozen=True)
+class RawInput:
+    """How to read standard input that is raw samples."""
+
+    sample_rate: int
+    format: PcmFormat
+    channels: int
+
+    def open(self) -> Pcm:
+        """Return standard input as a source of sound."""
+        from audioset.audio import Pcm
+
+        return Pcm(standard_input(), self.sample_rate, self.format, self.channels, name=STDIN)
+
+
+def raw_input(pcm: int | None, pcm_format: PcmChoice | None, channels: int | None, inputs: Inputs) -> RawInput | None:
+    """Return what --pcm and the options beside it say of the inputs, None without it.
+
+    Raises
+    ------
+    OptionError
+        They do not fit each other, or the inputs.
+    """
+    from audioset.audio import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
+
+    if pcm is None:
+        for option, value in (("--pcm-format", pcm_format), ("--channels", channels)):
+            if value is not None:
+                raise OptionError(f"{option}: would not be used; expected --pcm RATE beside it, for raw samples")
+        return None
+    if inputs.files != (STDIN,) or inputs.missing:
+        raise OptionError("--pcm: is for standard input; expected - as the only input")
+    if not MIN_SAMPLE_RATE_HZ <= pcm <= MAX_SAMPLE_RATE_HZ:
+        raise OptionError(
+            f"--pcm: {pcm} is out of range; expected a rate of {MIN_SAMPLE_RATE_HZ:,} to {MAX_SAMPLE_RATE_HZ:,} Hz"
+        )
+    if channels is not None and channels < 1:
+        raise OptionError(f"--channels: {channels} is out of range; expected 1 or more")
+    return RawInput(pcm, "s16" if pcm_format is None else pcm_format.value, 1 if channels is None else channels)
+
+
+def source_of(name: str, raw: RawInput | None) -> AudioSource:
+    """Return what to read for an input as users name it."""
+    if name != STDIN:
+        return name
+    return standard_input() if raw is None else raw.open()
 
 
 def report_failures(reasons: Sequence[str], *, all_with: str = "--json") -> None:

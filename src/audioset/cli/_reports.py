@@ -54,10 +54,7 @@ class Selection:
     def rows(self, scores: Scores) -> list[Row]:
         """Return what to show of a recording: classes from the highest score on, or events from the first on."""
         if self.timeline:
-            return [
-                {**asdict(event), "score": _rounded(event.score), "start_s": event.start_s, "end_s": event.end_s}
-                for event in self.events(scores)
-            ]
+            return [event_row(event) for event in self.events(scores)]
         ranked = scores.top(DEFAULT_TOP if self.top is None else self.top)
         return [
             {"name": name, "mid": scores.mids[scores.classes.index(name)], "score": _rounded(score)}
@@ -75,6 +72,11 @@ class Selection:
             peaks[event.mid] = max(event.score, peaks.get(event.mid, 0.0))
         shown = sorted(peaks, key=lambda mid: -peaks[mid])[: self.top]
         return [event for event in events if event.mid in shown]
+
+
+def event_row(event: Event) -> Row:
+    """Return what to show of an event."""
+    return {**asdict(event), "score": _rounded(event.score)}
 
 
 class Report:

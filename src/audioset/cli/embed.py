@@ -17,19 +17,34 @@ import typer
 
 from audioset.cli._common import (
     Bar,
+    PcmFormatOption,
+    PcmOption,
+    RawInput,
     check_not_an_input,
     clock,
     is_read_once,
     one_interrupt,
     progress_on,
+    raw_input,
     reason_of,
     report_failures,
     say_if_small,
     seconds_of,
+    source_of,
+)
+from audioset.cli._place import (
+    CPU,
+    BatchOption,
+    DeviceOption,
+    EngineOption,
+    PrecisionChoice,
+    PrecisionOption,
+    place_of,
+    prepare,
 )
 from audioset.cli.models import downloading
 from audioset.features import SAMPLE_RATE_HZ, num_examples
-from audioset.inputs import STDIN, Inputs, expand, standard_input
+from audioset.inputs import STDIN, Inputs, expand
 
 if TYPE_CHECKING:
     from audioset.embed import EmbedOptions, Model
@@ -108,6 +123,11 @@ def embed(
     duration: Annotated[
         float | None, typer.Option("--duration", help="Read at most this many seconds of each file.")
     ] = None,
+    pcm: PcmOption = None,
+    pcm_format: PcmFormatOption = None,
+    channels: Annotated[
+        int | None, typer.Option("--channels", help="Of raw samples; averaged.", show_default="1")
+    ] = None,
     files_from: Annotated[
         list[str] | None,
         typer.Option("--files-from", help="Also embed the files named in this list, one a line; may be repeated."),
@@ -119,7 +139,10 @@ def embed(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Cores to use.", show_default="all")] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Examples that go through the network at once.")] = 32,
+    batch: BatchOption = None,
+    precision: PrecisionOption = PrecisionChoice.fp32,
+    engine: EngineOption = None,
+    device: DeviceOption = CPU,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted job; failed files are not retried.")
     ] = False,
@@ -142,7 +165,7 @@ def embed(
 
       audioset embed talk.mp4 -o talk.npz --hop 0.5 --start 60 --duration 30
 
-      ffmpeg -i https://… -f wav - | audioset embed - -o - > stream.jsonl
+      ffmpeg -i https://… -f s16le -ac 1 -ar 16000 - | audioset embed - --pcm 16000 -o - > stream.jsonl
     """
     from audioset import models
     from audioset.embed import EmbedOptions, Model, check_cores
@@ -164,6 +187,8 @@ def embed(
         raise OptionError("--pca: would not be used; expected --postprocess pca or uint8 beside it")
     check_not_an_input(out, inputs.files)
     check_cores(threads, batch)
+    place = place_of(precision, engine, device)
+    raw = raw_input(pcm, pcm_format, channels, inputs)
     if dry_run:
         _dry_run(inputs, spec, options, as_json=as_json)
         return
@@ -173,6 +198,7 @@ def embed(
     with downloading(model) as progress:
         found = load(model, weights, progress=progress)
         parameters = None if options.postprocess == "none" else Pca(*load_pca(pca, progress=progress))
+    prepared = prepare(spec, found, place)
     info = JobInfo(
         model=spec.name,
         weights_name=found.name,
@@ -186,6 +212,10 @@ def embed(
         start_s=start,
         duration_s=duration,
         pca_sha256=None if parameters is None else parameters.sha256,
+        precision=place.precision,
+        int8_sha256=prepared.int8_sha256,
+        engine=prepared.engine,
+        device=place.device,
     )
     summary: JobSummary | None = None
     job: _Job | None = None
@@ -193,12 +223,16 @@ def embed(
         with open_writer(
             out, info, format=output_format, overwrite=overwrite, resume=resume, inputs=inputs.files
         ) as writer:
-            job = _Job(writer)
+            job = _Job(writer, raw)
             if not writer.complete:
                 with warnings.catch_warnings(), one_interrupt():
                     warnings.simplefilter("ignore", ShortClipWarning)  # counted in the summary
                     # Kept by no name, so that the network's memory is free again when the output is put together.
-                    job.run(Model(spec, found, threads=threads, batch_size=batch, pca=parameters), inputs, options)
+                    job.run(
+                        Model(spec, found, threads=threads, batch_size=batch, pca=parameters, place=place),
+                        inputs,
+                        options,
+                    )
             if job.num_files or writer.completed.difference(failure.file for failure in writer.failures):
                 summary = writer.finish()
             else:
@@ -218,6 +252,7 @@ class _Job:
     """A job while it runs: what has been done so far."""
 
     writer: JobWriter | StreamWriter
+    raw: RawInput | None
     num_files: int = 0
     audio_s: float = 0.0
     num_short: int = 0
@@ -233,7 +268,7 @@ class _Job:
         with progress or nullcontext():
             bar = Bar(progress, "embedding", files, options.start_s, options.duration_s)
             rows = files_done = 0
-            sources = ((standard_input() if name == STDIN else name, None) for name in files)
+            sources = ((source_of(name, self.raw), None) for name in files)
             for block in model.embed_blocks(sources, options):
                 name = files[block.index]
                 rows += len(block.values)

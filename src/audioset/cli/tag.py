@@ -17,19 +17,34 @@ import typer
 
 from audioset.cli._common import (
     Bar,
+    PcmFormatOption,
+    PcmOption,
+    RawInput,
     check_not_an_input,
     clock,
     interrupted_says,
     is_read_once,
     progress_on,
+    raw_input,
     reason_of,
     report_failures,
     say_if_small,
+    source_of,
+)
+from audioset.cli._place import (
+    CPU,
+    BatchOption,
+    DeviceOption,
+    EngineOption,
+    PrecisionChoice,
+    PrecisionOption,
+    place_of,
+    prepare,
 )
 from audioset.cli._reports import CsvReport, JsonReport, PlainReport, Report, RichReport, Selection
 from audioset.cli.models import downloading
 from audioset.errors import AudioSetError, OptionError, OutputError
-from audioset.inputs import STDIN, Inputs, expand, standard_input
+from audioset.inputs import STDIN, Inputs, expand
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -112,6 +127,25 @@ def tag(
             "matplotlib.",
         ),
     ] = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live", help="Tag while it is heard, until Ctrl-C: the microphone, or standard input with --pcm."
+        ),
+    ] = False,
+    microphone: Annotated[
+        str | None,
+        typer.Option(
+            "--microphone",
+            help="With --live: another input device, by its number or a part of its name.",
+            show_default="the system's",
+        ),
+    ] = None,
+    pcm: PcmOption = None,
+    pcm_format: PcmFormatOption = None,
+    channels: Annotated[
+        int | None, typer.Option("--channels", help="Of raw samples or the microphone; averaged.", show_default="1")
+    ] = None,
     hop: Annotated[
         float | None,
         typer.Option("--hop", help="Seconds from one example to the next.", show_default="0.48 for yamnet"),
@@ -121,7 +155,10 @@ def tag(
         typer.Option("--files-from", help="Also tag the files named in this list, one a line; may be repeated."),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Cores to use.", show_default="all")] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Examples that go through the network at once.")] = 32,
+    batch: BatchOption = None,
+    precision: PrecisionOption = PrecisionChoice.fp32,
+    engine: EngineOption = None,
+    device: DeviceOption = CPU,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
 ) -> None:
     """Name the sounds in audio files.
@@ -129,6 +166,9 @@ def tag(
     By default the classes that score highest on average over each file; with --timeline when each sound happens. A
     file that cannot be read is named at the end and does not stop the others. An existing output is kept unless
     --overwrite; in a folder of outputs, inputs whose outputs are there are not tagged again.
+
+    With --live results come while the sound does: on a terminal as a table of the moment, in a pipe as JSON lines, one
+    for each example; with --timeline a line for each event that has ended.
 
     Examples:
 
@@ -139,27 +179,49 @@ def tag(
       audioset tag talk.mp4 --timeline --plot talk.png
 
       audioset tag recordings/ --format textgrid -o grids/
+
+      audioset tag --live
+
+      ffmpeg -i https://… -f s16le -ac 1 -ar 16000 - | audioset tag - --pcm 16000 --live --timeline
     """
     from audioset import models
     from audioset.classes import class_list
-    from audioset.embed import EmbedOptions, Model
+    from audioset.cli._live import listen, open_sound
+    from audioset.embed import EmbedOptions, Model, check_cores
     from audioset.weights import load
 
     inputs = expand(paths or [], lists=files_from or [])
-    if not inputs.files and not inputs.missing:
+    if not inputs.files and not inputs.missing and not live:
         raise OptionError("no input: expected files, folders or patterns. `audioset tag --help` has examples")
     form = output_format or _BY_ENDING.get(Path(out or "").suffix.lower(), FormatChoice.table)
     selection = Selection(timeline or form in _LABELS, top, threshold)
     spec = models.get(model)
     class_list(model)  # raises for a model that has none, before anything is fetched
     EmbedOptions(hop).resolve(spec)
+    check_cores(threads, batch)
+    place = place_of(precision, engine, device)
+
+    def load_model() -> Model:
+        say_if_small(model)
+        with downloading(model) as progress:
+            found = load(model, weights, progress=progress)
+        prepare(spec, found, place)
+        return Model(spec, found, threads=threads, batch_size=batch, place=place)
+
+    if live:
+        whole = {"--out": out, "--plot": plot, "--overwrite": overwrite, "--top with --timeline": timeline and top}
+        _check_live(whole, form)
+        sound = open_sound(inputs, microphone, pcm, pcm_format, channels)
+        with interrupted_says("interrupted"):
+            listen(load_model(), sound, selection, output_format and output_format.value, hop)
+        return
+    if microphone is not None:
+        raise OptionError("--microphone: would not be used; expected --live beside it")
+    raw = raw_input(pcm, pcm_format, channels, inputs)
     for option, name in (("--out", out), ("--plot", plot)):
         check_not_an_input(name or "", inputs.files, option)
     outputs = _Outputs.plan(inputs.files, form, None if out == STDIN else out, plot, overwrite=overwrite)
-    say_if_small(model)
-    with downloading(model) as progress:
-        found = load(model, weights, progress=progress)
-    job = _Job(Model(spec, found, threads=threads, batch_size=batch), selection, outputs, hop)
+    job = _Job(load_model(), selection, outputs, hop, raw)
     began = time.perf_counter()
     kept = "outputs that are finished are kept" if outputs.labels or outputs.plots else "no file was written"
     with interrupted_says(f"interrupted; {kept}"), outputs.stream() as stream:
@@ -170,6 +232,18 @@ def tag(
     job.talk(time.perf_counter() - began)
     if job.failures:
         raise typer.Exit(1)
+
+
+def _check_live(whole: Mapping[str, object], form: FormatChoice) -> None:
+    """Raise OptionError for options that need the whole recording."""
+    if form in _LABELS:
+        raise OptionError(f"--format {form.value}: holds a whole recording; with --live expected table, json or csv")
+    for option, given in whole.items():
+        if given:
+            raise OptionError(
+                f"{option}: needs the whole recording; expected it without --live, which writes results to standard "
+                "output as they come. Send them to a file with `> FILE`"
+            )
 
 
 @dataclass(frozen=True)
@@ -310,6 +384,7 @@ class _Job:
     selection: Selection
     outputs: _Outputs
     hop_s: float | None
+    raw: RawInput | None
     num_tagged: int = 0
     audio_s: float = 0.0
     failures: list[str] = field(default_factory=list)
@@ -323,7 +398,7 @@ class _Job:
             for name, error in inputs.missing:
                 self._fail(report, name, error)
             bar = Bar(progress, "tagging", files)
-            sources = (standard_input() if name == STDIN else name for name in files)
+            sources = (source_of(name, self.raw) for name in files)
 
             def show(audio_s: float) -> None:
                 bar.update(self.num_tagged + len(self.failures), audio_s, len(self.failures))
