@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -94,6 +95,20 @@ def test_embeddings_of_every_hop_and_padding_are_those_of_the_whole(
         values, start_s, _ = fed(stream, cut(samples, rng, 2_000))
         np.testing.assert_array_equal(values, whole.values)
         np.testing.assert_array_equal(start_s, whole.start_s)
+
+
+@pytest.mark.parametrize("output", ["embedding", "scores"])
+def test_rows_say_of_themselves_what_those_of_the_whole_say(
+    tagger: Model, rng: np.random.Generator, output: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tagger, "place", dataclasses.replace(tagger.place, precision="int8"))
+    samples = noise(rng, "float32", (20_000,))
+    whole = tagger.embed(samples, 16_000) if output == "embedding" else tagger.tag(samples, 16_000)
+    rows = tagger.stream(16_000, output=output).push(samples)
+    assert rows.file == "<stream>"
+    for field in dataclasses.fields(whole):
+        if field.name not in ("file", "values", "start_s", "end_s", "duration_s"):
+            assert getattr(rows, field.name) == getattr(whole, field.name), field.name
 
 
 def test_frames_one_by_one_are_those_of_the_whole(rng: np.random.Generator) -> None:

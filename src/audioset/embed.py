@@ -511,7 +511,13 @@ class Model:
             classes = self._classes()
             return begin(
                 rows=lambda values, **about: Scores(
-                    values, classes=classes, file="<stream>", model=self.name, weights=self.weights.sha256, **about
+                    values,
+                    classes=classes,
+                    file="<stream>",
+                    model=self.name,
+                    weights=self.weights.sha256,
+                    precision=self.place.precision,
+                    **about,
                 )
             )
         finish = self._postprocessor(postprocess)
@@ -522,6 +528,7 @@ class Model:
                 model=self.name,
                 weights=self.weights.sha256,
                 regime=options.regime,
+                precision=self.place.precision,
                 **about,
             )
         )

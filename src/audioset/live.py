@@ -38,7 +38,8 @@ class Stream(Generic[Rows]):
     """Embeddings or scores of a sound while it arrives; made by `audioset.Model.stream`.
 
     All rows that `push` and `finish` give, one after the other, are those of the whole: of `Model.embed` or `Model.tag`
-    with the array of all chunks, bit for bit, however it was cut. Memory does not grow, so it may go on for ever.
+    with the array of all chunks, bit for bit, however it was cut (on engines where a row does not depend on its batch:
+    see `audioset.network.Network`). Memory does not grow, so it may go on for ever.
 
     How late a row comes, counted from the last sample of its example (0.975 s after the first; `end_s` is 0.015 s
     earlier): at once at 16 kHz with the models' own hops, and with any other hop that is 0.96 s or more, a multiple of
