@@ -17,4 +17,4 @@ docs:
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 bench:
-	$(PYTHON) benchmarks/end_to_end.py $(BENCH_AUDIO) --weights untrained:0
+	$(PYTHON) benchmarks/run.py $(BENCH_AUDIO) --weights vggish=untrained:0 yamnet=untrained:0
