@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from audioset.audio import Pcm
     from audioset.embed import Model
     from audioset.inputs import Inputs
-    from audioset.scores import Scores
+    from audioset.scores import Event, Scores
 
     Chunk = npt.NDArray[Any]
 
@@ -214,14 +214,17 @@ def listen(model: Model, sound: Sound, selection: Selection, form: str | None, h
         typer.echo(f"listening to {sound.name}; Ctrl-C ends", err=True)
 
     def show(scores: Scores) -> None:
-        nonlocal num_examples, num_events
+        nonlocal num_examples
         num_examples += len(scores)
         if events is None:
             display.show(scores, stream.duration_s)
         else:
-            found = events.push(scores)
-            num_events += len(found)
-            display.show_events([event_row(event) for event in found])
+            tell(events.push(scores))
+
+    def tell(found: list[Event]) -> None:
+        nonlocal num_events
+        num_events += len(found)
+        display.show_events([event_row(event) for event in found])
 
     with display, _Interrupt() as interrupt, warnings.catch_warnings():
         warnings.simplefilter("ignore", ShortClipWarning)
@@ -235,9 +238,7 @@ def listen(model: Model, sound: Sound, selection: Selection, form: str | None, h
             fault = error  # what was heard before is told first
         show(stream.finish())
         if events is not None:
-            found = events.finish(stream.duration_s)
-            num_events += len(found)
-            display.show_events([event_row(event) for event in found])
+            tell(events.finish(stream.duration_s))
     if num_examples or fault is None:
         what = f"{num_examples:,} {'example' if num_examples == 1 else 'examples'}"
         if events is not None:
@@ -255,7 +256,7 @@ def _lost(sound: Sound) -> str:
 
 
 class _Interrupt:
-    """Makes Ctrl-C the way to end: it ends a wait for sound at once, and lets work end first; a second one does not."""
+    """Makes Ctrl-C the way to end: it ends a wait for sound at once, but work only when it is pressed twice."""
 
     def __init__(self) -> None:
         self._asked = False
