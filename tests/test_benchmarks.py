@@ -206,6 +206,46 @@ def test_limit_is_all_core_time_over_the_cores(tmp_path: Path) -> None:
     assert found["rate_of_limit"] == 0.8
 
 
+class Embedding:
+    """A worker that gives these rows."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def ask(self, do: str, files: list[str], out: str) -> dict[str, Any]:
+        assert do == "embed"
+        np.save(out, self.values)
+        return {"counts": [len(self.values)]}
+
+
+def test_precision_with_the_bits_of_another_is_not_reported(tmp_path: Path, rng: np.random.Generator) -> None:
+    from measure.configurations import configurations
+    from measure.end_to_end import _agreements
+    from measure.setting import Setting, quick
+
+    ours = configurations(["mini"], {}, ["fp32", "bf16"], ["onnxruntime", "openvino"])
+    values = rng.standard_normal((3, 8)).astype(np.float32)
+    rows = [values, values, values + np.float32(1e-3), values]
+    workers: Any = {each: Embedding(found) for each, found in zip(ours, rows, strict=True)}
+    setting = Setting(["a.wav"], 1.0, np.zeros(1, np.float32), 1, quick(1, 1), tmp_path, ours, [])
+    found = _agreements(setting, workers, {})
+    assert found.keys() == {"mini fp32 openvino", "mini bf16 onnxruntime"}
+    assert list(setting.not_available) == ["mini bf16 openvino"]
+    assert "nothing is computed in bf16" in setting.not_available["mini bf16 openvino"]
+
+
+def test_engine_that_does_not_run_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    import audioset
+    from measure.protocol import NotAvailableError
+    from measure.workers import ours
+
+    monkeypatch.setattr(audioset, "load", lambda *args, **options: None, raising=False)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    options = {"precision": "fp32", "engine": "openvino"}
+    with pytest.raises(NotAvailableError, match="without importing openvino: something else would be measured"):
+        ours.load(threads=1, model="mini", weights=None, options=options)
+
+
 def test_clips_are_written_in_every_format(tmp_path: Path, rng: np.random.Generator) -> None:
     from audioset import audio
     from measure.sounds import FORMATS, RATE_HZ, clips_in

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from measure.configurations import COMPARED, Configuration, Other
+from measure.configurations import COMPARED, PRECISIONS, Configuration, Other
 from measure.figures import Job, interleaved, paired_ratio, rounded, spread
 from measure.protocol import NotAvailableError, Reply, Worker
 from measure.setting import Setting
@@ -66,7 +66,7 @@ def _measure_model(setting: Setting, model: str) -> list[dict[str, Any]]:
     for row in rows:
         row["agreement"] = agreements.get(row["engine"])
     for each in ours:
-        if {each.name, _network(each), "around"} <= replies.keys():
+        if {each.name, _network(each), "around"} <= replies.keys() and each.name not in setting.not_available:
             row = _row(
                 setting, each.name, replies, references, model=model, precision=each.precision, engine=each.engine
             )
@@ -131,7 +131,10 @@ def _of(replies: Sequence[Reply], name: str) -> list[float]:
 def _agreements(
     setting: Setting, ours: Mapping[Configuration, Worker], others: Mapping[Other, Worker]
 ) -> dict[str, dict[str, Any]]:
-    """How near embeddings are to those of the first of ours, on the same files: that it is the same work."""
+    """How near embeddings are to those of the first of ours, on the same files: that it is the same work.
+
+    A lower precision that gives the very bits of the full one is not that precision: it is noted as not available.
+    """
     files = list(setting.files[:_MAX_COMPARED_FILES])
     out = setting.folder / "embeddings.npy"
     reference, worker = next(iter(ours.items()))
@@ -141,16 +144,28 @@ def _agreements(
         setting.lacks(f"agreement with {reference.name}", str(error))
         return {}
     found: dict[str, dict[str, Any]] = {}
-    compared = [(each.name, worker, "embedding") for each, worker in ours.items() if each != reference]
-    compared += [(each.name, worker, each.agrees_with) for each, worker in others.items() if each.agrees_with]
-    for name, worker, form in compared:
+    in_full = [np.concatenate(expected)] if reference.precision == PRECISIONS[0] else []
+    compared: list[tuple[Configuration | Other, Worker]] = [pair for pair in ours.items() if pair[0] != reference]
+    compared += [pair for pair in others.items() if pair[0].agrees_with]
+    for each, worker in compared:
         try:
             values = _embeddings(worker, files, out)
         except NotAvailableError as error:
-            setting.lacks(f"agreement of {name}", str(error))
+            setting.lacks(f"agreement of {each.name}", str(error))
             continue
-        wanted = [np.maximum(each, 0) for each in expected] if form == "relu" else expected
-        found[name] = {"with": reference.name, **agreement(wanted, values)}
+        if isinstance(each, Configuration):
+            joined = np.concatenate(values)
+            if each.precision == PRECISIONS[0]:
+                in_full.append(joined)
+            elif any(np.array_equal(joined, other) for other in in_full):
+                why = (
+                    f"its embeddings are those of {PRECISIONS[0]}, bit for bit: nothing is computed in {each.precision}"
+                )
+                setting.lacks(each.name, why)
+                continue
+        relu = isinstance(each, Other) and each.agrees_with == "relu"
+        wanted = [np.maximum(part, 0) for part in expected] if relu else expected
+        found[each.name] = {"with": reference.name, **agreement(wanted, values)}
     return found
 
 

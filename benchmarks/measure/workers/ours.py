@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from measure.protocol import Operations, Reply, serve, timed
+from measure.protocol import NotAvailableError, Operations, Reply, serve, timed
 
 if TYPE_CHECKING:
     from audioset.records import JobInfo
@@ -26,6 +27,8 @@ def load(*, threads: int, model: str, weights: str | None, options: Mapping[str,
     warnings.simplefilter("ignore")
     loaded = audioset.load(model, weights, threads=threads, **options)
     load_s = time.perf_counter() - began - import_s
+    if options["engine"] not in sys.modules:  # the name of an engine is that of its module
+        raise NotAvailableError(f"loaded without importing {options['engine']}: something else would be measured")
     held: list[np.ndarray] = []
 
     def writer_info() -> JobInfo:
