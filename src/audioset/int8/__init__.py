@@ -8,7 +8,21 @@ or the user's own. The result is kept in the cache, where `audioset.load(..., pr
 from __future__ import annotations
 
 from audioset.int8.making import calibrate, quantize
-from audioset.int8.store import find, load, save
+from audioset.int8.recordings import Recordings, quantize_on, read_recordings, save_on
+from audioset.int8.store import find, load, save, save_synthesized, synthesized_examples
 from audioset.int8.tensors import Int8Weights
 
-__all__ = ["Int8Weights", "calibrate", "find", "load", "quantize", "save"]
+__all__ = [
+    "Int8Weights",
+    "Recordings",
+    "calibrate",
+    "find",
+    "load",
+    "quantize",
+    "quantize_on",
+    "read_recordings",
+    "save",
+    "save_on",
+    "save_synthesized",
+    "synthesized_examples",
+]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from audioset import features, graph
 from audioset._files import unwritable
 from audioset._runtime.onnx_runtime import saturates
-from audioset.errors import OptionError, OutputError, WeightsFormatError
+from audioset.errors import OptionError, WeightsFormatError
 from audioset.features import Float32Array
 from audioset.graph import Scale
 from audioset.int8.making import Progress, calibrate, quantize
@@ -49,23 +52,12 @@ def load(spec: ModelSpec, weights: Weights, *, progress: Progress | None = None)
     OutputError
         The cache cannot be written.
     """
-    import filelock
-
     ready = find(spec, weights)
     if ready is not None:
         return ready
-    path = _path(spec, weights)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock"):
-            # Another process may have been first.
-            return find(spec, weights) or save(
-                spec, weights, synthesized_examples(spec), calibration=_SYNTHESIZED, progress=progress
-            )
-    except OutputError:
-        raise
-    except OSError as error:
-        raise unwritable(path, error) from error
+    with _locked(_path(spec, weights)):
+        # Another process may have been first.
+        return find(spec, weights) or _make(spec, weights, synthesized_examples(spec), _SYNTHESIZED, progress)
 
 
 def save(
@@ -87,7 +79,7 @@ def save(
     examples : iterable of ndarray of float32, shape (n, 96, 64)
         Of the sounds to calibrate on.
     calibration : str
-        What they are, in words.
+        What they are, in words; how many and their hash are added.
     progress : callable, optional
         Called with the number of examples that have been measured.
 
@@ -98,9 +90,23 @@ def save(
     OutputError
         The cache cannot be written.
     """
-    scales = calibrate(spec, weights, examples, progress=progress)
+    with _locked(_path(spec, weights)):
+        return _make(spec, weights, examples, calibration, progress)
+
+
+def save_synthesized(spec: ModelSpec, weights: Weights, *, progress: Progress | None = None) -> Int8Weights:
+    """Make the network in 8 bits on the package's own sounds, in place of what is in the cache; see `save`."""
+    return save(spec, weights, synthesized_examples(spec), calibration=_SYNTHESIZED, progress=progress)
+
+
+def _make(
+    spec: ModelSpec, weights: Weights, examples: Iterable[Float32Array], calibration: str, progress: Progress | None
+) -> Int8Weights:
+    seen = _Seen(examples)
+    scales = calibrate(spec, weights, seen, progress=progress)
     if not scales:
         raise OptionError(f"calibration of {spec.name}: no example of sound; expected some seconds of varied sound")
+    calibration = f"{calibration}: {seen.count:,} {'example' if seen.count == 1 else 'examples'}, sha256 {seen.sha256}"
     made = quantize(spec, weights, scales, calibration=calibration, bits=_bits())
     path = _path(spec, weights)
     metadata = {
@@ -120,6 +126,42 @@ def synthesized_examples(spec: ModelSpec) -> Iterable[Float32Array]:
         yield from features.stream_examples([waveform], hop_s=features.EXAMPLE_S, log_offset=spec.log_offset)
 
 
+class _Seen:
+    """Passes examples on and tells them from others: two calibrations on the same kind of sound are not one."""
+
+    def __init__(self, examples: Iterable[Float32Array]) -> None:
+        self._examples = examples
+        self._hash = hashlib.sha256()
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Float32Array]:
+        for block in self._examples:
+            self.count += len(block)
+            self._hash.update(np.ascontiguousarray(block, "<f4").tobytes())
+            yield block
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from making the same file, so that none puts back what another has just replaced."""
+    import filelock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(f"{path}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _bits() -> int:
     return 7 if saturates() else 8
 
@@ -132,7 +174,10 @@ def _path(spec: ModelSpec, weights: Weights) -> Path:
 
 
 def _read(spec: ModelSpec, weights: Weights, path: Path) -> Int8Weights:
-    tensors, metadata = safetensors_file.read(path)
+    try:
+        tensors, metadata = safetensors_file.read(path)
+    except WeightsFormatError as error:
+        raise _unusable(path, "damaged") from error
     try:
         sha256, calibration, scales_text, of_weights = (metadata[word] for word in _WORDS)
         scales = {int(index): Scale(float(s), int(zero)) for index, (s, zero) in json.loads(scales_text).items()}
@@ -158,5 +203,6 @@ def _shapes(spec: ModelSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _unusable(path: Path, found: str) -> WeightsFormatError:
     return WeightsFormatError(
-        f"{path}: {found}; expected a network in 8 bits, as it was written. Delete it: it is made again when needed"
+        f"{path}: {found}; expected a network in 8 bits, as it was written. Make it again with "
+        "`audioset quantize`, or delete it: it is then made when needed"
     )
