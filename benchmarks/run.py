@@ -46,6 +46,8 @@ SECTIONS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
+    # Of the last minute, before anything is started here: what other programs take.
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     cores = min(options.threads or available_cores(), available_cores())
     extent = (setting.quick if options.quick else setting.full)(options.repeats, options.long_hours)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "threads": cores,
                 "repeats": extent.repeats,
                 "quick": options.quick,
+                "load_before": load,
                 "weights": {model: _kind(options.weights.get(model)) for model in options.models},
             },
         }

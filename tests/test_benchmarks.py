@@ -311,7 +311,7 @@ def made_up_result() -> dict[str, Any]:
             "versions": {"audioset": "1.0"},
         },
         "inputs": {"files": 10, "audio_s": 420.0, "left_out": 1},
-        "settings": {"threads": 2, "repeats": 5, "quick": False, "weights": {"vggish": "published"}},
+        "settings": {"threads": 2, "repeats": 5, "quick": False, "load_before": 0.1, "weights": {"vggish": "published"}},
         "stages": {
             "threads": 1,
             "around": [{"stage": "decode WAV", "ms_per_audio_s": flat(0.03), "cpu_ms_per_audio_s": flat(0.03)}],
@@ -357,6 +357,7 @@ def test_report_says_every_figure_and_what_is_missing() -> None:
         assert said in text
     assert "vggish bf16, mini bf16: no such engine" in text
     assert "--quick" not in text
+    assert "busy" not in text
     assert max(map(len, text.splitlines())) < 160
 
 
@@ -366,8 +367,9 @@ def test_sections_that_were_not_measured_are_left_out() -> None:
     result = made_up_result()
     for section in ("stages", "growth"):
         del result[section]
-    result["settings"]["quick"] = True
+    result["settings"] |= {"quick": True, "load_before": 2.5}
     text = report(result)
+    assert "the machine was busy before (load 2.5)" in text
     assert "Stages" not in text
     assert "--quick: too little work" in text
 

@@ -7,6 +7,9 @@ from typing import Any
 
 Row = Sequence[object]
 
+# Above this, other programs take enough of the cores to change who wins.
+_QUIET_LOAD = 0.3
+
 
 def report(result: dict[str, Any]) -> str:
     """Return every section that was measured as a table, medians with the range of the repeats where it matters."""
@@ -69,6 +72,9 @@ def _machine(result: dict[str, Any]) -> str:
         + (f"; {inputs['left_out']} left out, as they cannot be read" if inputs["left_out"] else ""),
         f"medians of {settings['repeats']} repeats after one to warm up; ratios are taken within a repeat",
     ]
+    load = settings["load_before"]
+    if load is not None and load > _QUIET_LOAD:
+        lines.append(f"the machine was busy before (load {load:g}): ratios suffer too; measure again when it is idle")
     if settings["quick"]:
         lines.append("--quick: too little work for figures to be relied on")
     return "\n".join(lines)
