@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from measure.report import cautions
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -77,7 +79,7 @@ def _title(result: dict[str, Any]) -> str:
         f"{machine['cpu']}; {inputs['files']} files, {inputs['audio_s']:,.0f} s of audio; "
         f"medians of {settings['repeats']} repeats, bars from least to greatest"
     )
-    return text + ("\n--quick: too little work for figures to be relied on" if settings["quick"] else "")
+    return "\n".join([text, *cautions(settings)])
 
 
 def _colour(name: str, others: list[str]) -> str:
@@ -91,14 +93,12 @@ def _colour(name: str, others: list[str]) -> str:
 
 
 def _bars(axes: Axes, names: list[str], figures: list[dict[str, float]], colours: list[str], ends: list[float]) -> None:
-    """Horizontal bars of medians from zero, with their ranges, the first on top; their numbers stand after `ends`."""
+    """Horizontal bars of medians from zero, with their ranges, the first on top; the axis reaches beyond `ends`."""
     medians = [figure["median"] for figure in figures]
     below = [figure["median"] - figure["min"] for figure in figures]
     above = [figure["max"] - figure["median"] for figure in figures]
     axes.barh(range(len(names)), medians, color=colours, xerr=(below, above), error_kw={"lw": 1, "capsize": 2})
     _name_bars(axes, names)
-    for place, (median, end) in enumerate(zip(medians, ends, strict=True)):
-        _note(axes, _number(median), end, place)
     axes.set_xlim(0, 1.13 * max(ends))
     axes.grid(axis="x", alpha=0.25)
 
@@ -125,8 +125,9 @@ def _number(value: float) -> str:
 
 def _end_to_end(axes: Axes, *, model: str, rows: list[dict[str, Any]], audio_s: float) -> None:
     others: list[str] = []
-    names = [row["name"] for row in rows]
-    colours = [_colour(name, others) for name in names]
+    colours = [_colour(row["name"], others) for row in rows]
+    # Beside the names: at the ends of the bars they would be taken for the marks'.
+    names = [f"{row['name']}: {_number(row['times_real_time']['median'])}" for row in rows]
     figures = [row["times_real_time"] for row in rows]
     ends = [figure["max"] for figure in figures]
     for field, label, marker, size in (
@@ -170,6 +171,8 @@ def _stages(axes: Axes, *, rows: list[dict[str, Any]]) -> None:
     figures = [row["ms_per_audio_s"] for row in rows]
     ends = [figure["max"] for figure in figures]
     _bars(axes, [row["stage"] for row in rows], figures, ["#56B4E9"] * len(rows), ends)
+    for place, (figure, end) in enumerate(zip(figures, ends, strict=True)):
+        _note(axes, _number(figure["median"]), end, place)
     axes.set_xlabel("milliseconds a second of audio, one thread")
     axes.set_title("Stages around the network")
 

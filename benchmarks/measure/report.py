@@ -72,12 +72,18 @@ def _machine(result: dict[str, Any]) -> str:
         + (f"; {inputs['left_out']} left out, as they cannot be read" if inputs["left_out"] else ""),
         f"medians of {settings['repeats']} repeats after one to warm up; ratios are taken within a repeat",
     ]
+    return "\n".join([*lines, *cautions(settings)])
+
+
+def cautions(settings: dict[str, Any]) -> list[str]:
+    """Return why the figures are not to be relied on; nothing where they are."""
+    found = []
     load = settings["load_before"]
     if load is not None and load > _QUIET_LOAD:
-        lines.append(f"the machine was busy before (load {load:g}): ratios suffer too; measure again when it is idle")
+        found.append(f"the machine was busy before (load {load:g}): ratios suffer too; measure again when it is idle")
     if settings["quick"]:
-        lines.append("--quick: too little work for figures to be relied on")
-    return "\n".join(lines)
+        found.append("--quick: too little work for figures to be relied on")
+    return found
 
 
 def _stages(stages: dict[str, Any]) -> list[str]:
