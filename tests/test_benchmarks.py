@@ -234,6 +234,24 @@ def test_precision_with_the_bits_of_another_is_not_reported(tmp_path: Path, rng:
     assert "nothing is computed in bf16" in setting.not_available["mini bf16 openvino"]
 
 
+@pytest.mark.parametrize(("turn", "same"), [(1e-4, True), (0.1, False)])
+def test_other_implementation_must_do_the_same_work(
+    turn: float, same: bool, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    from measure.configurations import Other, configurations
+    from measure.end_to_end import _agreements
+    from measure.setting import Setting, quick
+
+    ours = configurations(["vggish"], {}, ["fp32"], ["onnxruntime"])
+    other = Other("torchvggish", "none", sys.executable, {}, agrees_with="relu")
+    values = rng.standard_normal((3, 128)).astype(np.float32)
+    theirs = np.maximum(values, 0) + np.float32(turn) * rng.standard_normal((3, 128)).astype(np.float32)
+    one: Any = {ours[0]: Embedding(values)}
+    two: Any = {other: Embedding(theirs)}
+    setting = Setting(["a.wav"], 1.0, np.zeros(1, np.float32), 1, quick(1, 1), tmp_path, ours, [other])
+    assert _agreements(setting, one, two)["torchvggish"]["same_work"] is same
+
+
 def test_engine_that_does_not_run_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
     import audioset
     from measure.protocol import NotAvailableError

@@ -19,6 +19,7 @@ from measure.protocol import NotAvailableError, Reply, Worker
 from measure.setting import Setting
 
 _MAX_COMPARED_FILES = 64
+# Least cosine at which another implementation of the network counts as doing the same work.
 AGREED = 0.9999
 
 
@@ -166,6 +167,9 @@ def _agreements(
         relu = isinstance(each, Other) and each.agrees_with == "relu"
         wanted = [np.maximum(part, 0) for part in expected] if relu else expected
         found[each.name] = {"with": reference.name, **agreement(wanted, values)}
+        if isinstance(each, Other):
+            least = found[each.name]["cosine_min"]
+            found[each.name]["same_work"] = least is not None and least >= AGREED
     return found
 
 

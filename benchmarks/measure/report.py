@@ -147,13 +147,14 @@ def _end_to_end(rows: list[dict[str, Any]]) -> list[str]:
             row["agreement"]["embeddings"],
             f"{row['agreement']['cosine_min']}",
             f"{row['agreement']['cosine_median']}",
+            {True: "yes", False: "NO", None: None}[row["agreement"].get("same_work")],
             row.get("resampler"),
         )
         for row in rows
         if row.get("agreement")
     ]
     if agreed:
-        columns = ("embeddings of", "beside", "rows", "least cosine", "median cosine", "resampler")
+        columns = ("embeddings of", "beside", "rows", "least cosine", "median cosine", "same work", "resampler")
         parts.append(table("Agreement", columns, agreed))
     return parts
 
