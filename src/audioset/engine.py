@@ -3,7 +3,8 @@
 A few equal worker threads share two kinds of work: *advance* a file (decode some audio and cut it into examples) and
 *run* a batch of examples, from as many files as it takes, through the network. A worker runs a batch whenever a full
 one waits and advances the earliest unfinished file otherwise, so every core stays busy whichever kind of work is
-scarce. All the heavy parts release the interpreter lock.
+scarce. All the heavy parts release the interpreter lock. Where the network runs on another device, a few workers at
+most wait for it and the others decode ahead.
 
 Results leave in the order of the inputs. What has been decoded and not yet taken by the caller is bounded, so neither
 the number of files, nor their length, nor a slow caller makes memory grow. One more thread takes the inputs from the
@@ -25,11 +26,14 @@ from audioset.features import ExampleStream, Float32Array, Pad
 
 DEFAULT_BATCH_SIZE = 32
 
-# Examples decoded and not yet taken by the caller, for the first unfinished file and for all others: 25 MB of log-mel
-# each at most, and results are smaller than examples.
-_MAX_HELD = 1024
-# Files opened ahead of the first unfinished one; many very short clips are needed to fill a batch.
+# Batches decoded and not yet taken by the caller, for each worker and two more, for the first unfinished file and for
+# all others: two batches a worker keep all of them busy, and results are smaller than examples. With two workers and
+# batches of 32 that is 6 MB of log-mel each.
+_MAX_BATCHES_HELD = 2
+# Files opened ahead of the first unfinished one, or four for each example of a batch: many very short clips are needed
+# to fill one.
 _MAX_WINDOW = 256
+_MAX_WINDOW_EXAMPLE = 4
 # Inputs taken from the caller's iterable ahead of need.
 _MAX_AHEAD = 32
 # How long a batch that is not full waits for more examples while another worker, or nothing else, is at work.
@@ -112,6 +116,7 @@ def run(
     log_offset: float,
     batch_size: int = DEFAULT_BATCH_SIZE,
     threads: int = 1,
+    calls: int | None = None,
 ) -> Iterator[Block]:
     """Yield the results of every waveform, in order.
 
@@ -127,6 +132,8 @@ def run(
         Examples a call of `network`, at most.
     threads : int
         Workers.
+    calls : int, optional
+        Calls of `network` at once, at most; as many as workers by default.
 
     Yields
     ------
@@ -139,7 +146,7 @@ def run(
         stream = ExampleStream(hop_s=hop_s, pad=pad, log_offset=log_offset)
         return _File(index, stream, _examples(open_waveform, stream))
 
-    engine = _Engine(map(open_file, count(), waveforms), network, batch_size)
+    engine = _Engine(map(open_file, count(), waveforms), network, batch_size, threads, calls or threads)
     workers = [
         threading.Thread(target=engine.work, name=f"audioset-{number}", daemon=True) for number in range(threads)
     ]
@@ -167,12 +174,16 @@ def _examples(open_waveform: OpenWaveform, stream: ExampleStream) -> Iterator[Fl
 class _Engine:
     """What the workers and the caller share; every attribute is guarded by `_changed`."""
 
-    def __init__(self, files: Iterator[_File], network: RunNetwork, batch_size: int) -> None:
+    def __init__(self, files: Iterator[_File], network: RunNetwork, batch_size: int, threads: int, calls: int) -> None:
         self._inputs = files
         self._ahead: deque[_File] = deque()
         self._inputs_ended = False
         self._network = network
         self._batch_size = batch_size
+        self._max_held = _MAX_BATCHES_HELD * batch_size * (threads + 2)
+        self._max_window = max(_MAX_WINDOW, _MAX_WINDOW_EXAMPLE * batch_size)
+        self._calls = calls
+        self._running = 0
         self._changed = threading.Condition()
         self._window: deque[_File] = deque()
         self._ready: deque[_Piece] = deque()
@@ -252,7 +263,8 @@ class _Engine:
     def _next_task(self) -> _File | list[_Piece] | None:
         patient = True
         while not self._stopped:
-            if self._num_ready >= self._batch_size:
+            free_calls = self._calls - self._running
+            if free_calls and self._num_ready >= self._batch_size:
                 return self._take_batch(self._batch_size)
             file = self._next_file()
             if file is not None:
@@ -261,9 +273,9 @@ class _Engine:
                 return file
             # More may be on the way for a batch that is not full, but from a pipe it may take for ever.
             more_to_come = self._advancing or not (self._inputs_ended or self._ahead)
-            if self._num_ready and not (patient and more_to_come):
+            if free_calls and self._num_ready and not (patient and more_to_come):
                 # Nothing more can join the batch for now: what there is is shared among the workers without work.
-                share = -(-self._num_ready // (self._idle + 1))
+                share = -(-self._num_ready // min(self._idle + 1, free_calls))
                 return self._take_batch(max(share, _MIN_SPLIT))
             if self._no_more_files() and not self._advancing and not any(file.can_advance for file in self._window):
                 return None
@@ -276,9 +288,9 @@ class _Engine:
         """The earliest file that may be advanced now."""
         for position, file in enumerate(self._window):
             held = file.held if position == 0 else self._held
-            if file.can_advance and held < _MAX_HELD:
+            if file.can_advance and held < self._max_held:
                 return file
-        room = len(self._window) < _MAX_WINDOW and (self._held < _MAX_HELD or not self._window)
+        room = len(self._window) < self._max_window and (self._held < self._max_held or not self._window)
         if not (room and self._ahead):
             return None
         started = self._ahead.popleft()
@@ -287,6 +299,7 @@ class _Engine:
         return started
 
     def _take_batch(self, size: int) -> list[_Piece]:
+        self._running += 1
         batch = []
         while size > 0 and self._ready:
             piece = self._ready.popleft()
@@ -331,6 +344,7 @@ class _Engine:
                 # Copied, so that a row kept by the caller does not keep the whole batch.
                 piece.file.results[piece.first] = {name: values[at:end].copy() for name, values in outputs.items()}
                 at = end
+            self._running -= 1
             self._changed.notify_all()
 
     def _next_block(self) -> Block | None:

@@ -24,7 +24,7 @@ _NOT_DECIDING = ("engine", "device", "version")
 class JobInfo:
     """The options that decide the values of a job's rows, and which software made them.
 
-    Two jobs are the same when all but `engine`, `device` and `version` are equal: their rows may then be mixed in one file.
+    Two jobs are the same when all but `engine`, `device` and `version` are equal: their rows may then share a file.
 
     Attributes
     ----------

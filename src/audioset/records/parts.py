@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-ROW_GROUP_BYTES = 16 << 20
+# Writing and reading take several times as much memory: 80 MB more at 16 MiB.
+ROW_GROUP_BYTES = 4 << 20
 MAX_ROW_GROUP_ROWS = 32_768
 BATCH_ROWS = 8_192
 PART_KEY = b"audioset.part"
@@ -97,7 +98,7 @@ class JobRows:
         for path, rows in self.parts:
             try:
                 with parquet_file(path) as file:
-                    for batch in file.iter_batches(BATCH_ROWS, columns=list(columns) or None):
+                    for batch in file.iter_batches(BATCH_ROWS, columns=list(columns) or None, use_threads=False):
                         if rows <= 0:
                             break
                         yield batch.slice(0, rows)
