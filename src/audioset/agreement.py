@@ -160,7 +160,7 @@ def compare_neighbours(reference: Float32Array, other: Float32Array, files: Grou
         reference, other, files = reference[chosen], other[chosen], files[chosen]
     directions = [_directions(values) for values in (reference, other)]
     place = np.arange(len(files))
-    several = len(files) > 0 and files[0] != files[-1]
+    several = files[0] != files[-1]
     rows, same, overlap = 0, 0, 0.0
     for at in range(0, len(files), _ROWS_AT_ONCE):
         piece = slice(at, at + _ROWS_AT_ONCE)

@@ -16,7 +16,7 @@ from audioset.models.spec import ModelSpec
 
 _LEVELS: Final = 255  # steps from the lowest 8-bit value that a layer reads to the highest
 _SMALLEST: Final = 1e-12  # of a scale: where all weights of a channel are zero, any will do
-_INT32_MAX: Final = 2**31 - 128  # the largest float32 below 2³¹
+_LARGEST_BIAS: Final = 2**30  # leaves as much of 32 bits to sums of products: 12,288 of 255 · 127 need a third of it
 _PIECE_ROWS: Final = 256  # of a matrix at a time: float64 and masks of all of it would be gigabytes
 
 
@@ -73,20 +73,23 @@ def int8_tensors(
     largest = 2 ** (bits - 1) - 1
     for index, layer in graph.int8_weighted(spec).items():
         weights, biases = f"{layer.name}/weights", f"{layer.name}/biases"
-        rounded, scale = _rounded(made[weights], graph.channel_axis(layer), largest)
-        of_sums = (scale * np.float32(scales[index].scale)).astype(np.float32)
-        whole = np.rint(made[biases].astype(np.float64) / of_sums).clip(-_INT32_MAX, _INT32_MAX).astype(np.int32)
+        of_input = np.float32(scales[index].scale)
+        # A channel of all but dead weights may have a bias that is no whole number of their tiny steps below 2³¹.
+        least = np.abs(made[biases]) / (_LARGEST_BIAS * of_input)
+        rounded, scale = _rounded(made[weights], graph.channel_axis(layer), largest, least)
+        of_sums = scale * of_input
+        whole = np.rint(made[biases].astype(np.float64) / of_sums).astype(np.int32)
         made |= {weights: rounded, f"{weights}_scale": scale, biases: whole, f"{biases}_scale": of_sums}
     return made
 
 
 def _rounded(
-    weights: npt.NDArray[np.float32], axis: int, largest: int
+    weights: npt.NDArray[np.float32], axis: int, largest: int, least: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Integers from -largest to largest, and the scale of each channel."""
+    """Integers from -largest to largest, and the scale of each channel, no less than `least`."""
     others = tuple(place for place in range(weights.ndim) if place != axis)
     peak = np.maximum(weights.max(axis=others), -weights.min(axis=others))
-    scale = np.maximum(peak / largest, _SMALLEST).astype(np.float32)
+    scale = np.maximum(np.maximum(peak / largest, least), _SMALLEST).astype(np.float32)
     divisor = np.expand_dims(scale, others)
     rounded = np.empty(weights.shape, np.int8)
     for at in range(0, len(weights), _PIECE_ROWS):
