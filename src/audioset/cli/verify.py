@@ -99,6 +99,11 @@ def verify(
         raise OptionError(f"--max-examples: {max_examples} is out of range; expected 2 or more")
     check_cores(threads, None)
     place = place_of(precision, engine, device)
+    if (place.precision, place.engines[0], place.kind) == ("fp32", "onnxruntime", CPU):
+        raise OptionError(
+            "--precision fp32: by onnxruntime on cpu this is the reference itself; expected another precision, "
+            "--engine or --device"
+        )
     spec = models.get(model)
     if pca is not None and not spec.has_pca:
         raise OptionError(f"--pca: would not be used; PCA parameters are of vggish, not of {spec.name}")
