@@ -9,6 +9,7 @@ from audioset.errors import MissingExtraError
 # Module: what it is called, and what pip calls it.
 _LIBRARIES = {
     "lightning": ("Lightning", "lightning"),
+    "openvino": ("OpenVINO", "openvino"),
     "sounddevice": ("sounddevice", "sounddevice"),
     "sklearn": ("scikit-learn", "scikit-learn"),
     "tensorboard": ("TensorBoard", "tensorboard"),

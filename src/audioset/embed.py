@@ -173,7 +173,7 @@ class Model:
         self.threads = available_cores() if threads is None else threads
         self.batch_size = self.place.batch_size if batch_size is None else batch_size
         self._pca = pca
-        self._network = Network(spec, model_weights, place=self.place)
+        self._network = Network(spec, model_weights, place=self.place, calls=self.place.calls(self.threads))
 
     @property
     def name(self) -> str:
@@ -315,7 +315,8 @@ class Model:
             pad=pad,
             log_offset=self.spec.log_offset,
             batch_size=self.batch_size,
-            threads=self.threads,
+            threads=self.place.workers(self.threads),
+            calls=self.place.calls(self.threads),
         ):
             values = block.values.get(output, nothing)
             start_s, _, end_s = features.example_times(len(values), hop_s=hop_s, first=block.first)

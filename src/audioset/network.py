@@ -29,6 +29,15 @@ class Network:
         Threads that one call of `run` uses. Several threads may call `run` at once, each with as many.
     place : Place, optional
         Where and how it runs: see `_runtime.resolve`. By default ONNX Runtime in float32 on the processor.
+    calls : int
+        Calls of `run` at once that it is made for; with OpenVINO, further ones wait.
+
+    Raises
+    ------
+    OptionError
+        The device is not there, or does not know the precision.
+    MissingExtraError
+        No library that can is installed.
 
     Notes
     -----
@@ -36,11 +45,13 @@ class Network:
     nor on the batch's size: a property of the runtime's kernels, held by the tests on the processors that they run on.
     """
 
-    def __init__(self, spec: ModelSpec, weights: Weights, *, threads: int = 1, place: Place | None = None) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: Weights, *, threads: int = 1, place: Place | None = None, calls: int = 1
+    ) -> None:
         self.spec = spec
         self.weights = weights
         self.place = _runtime.resolve() if place is None else place
-        self._runtime = _runtime.open_runtime(spec, weights, self.place, threads=threads)
+        self._runtime = _runtime.open_runtime(spec, weights, self.place, threads=threads, calls=calls)
 
     def run(self, examples: npt.ArrayLike, outputs: Sequence[str] = ("embedding",)) -> dict[str, Float32Array]:
         """Return the network's outputs for a batch.

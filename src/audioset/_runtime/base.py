@@ -21,6 +21,8 @@ ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
 CPU: Final = "cpu"
 _BATCH_SIZE: Final = 32
 _GPU_BATCH_SIZE: Final = 256
+# On a graphics processor: one computes while the other's examples travel.
+_GPU_CALLS: Final = 2
 _DEVICE: Final = re.compile(r"(cpu|coreml|cuda)(?::(\d{1,3}))?")
 
 # What each library runs where; the order is that of preference where none is named.
@@ -67,6 +69,14 @@ class Place:
     def batch_size(self) -> int:
         """Examples that are best run at once."""
         return _BATCH_SIZE if self.kind == CPU else _GPU_BATCH_SIZE
+
+    def calls(self, threads: int) -> int:
+        """Return how many calls of the network at once make the best of this many threads."""
+        return threads if self.kind == CPU else _GPU_CALLS
+
+    def workers(self, threads: int) -> int:
+        """Return how many workers keep this many threads busy: those that wait for a graphics processor use none."""
+        return threads if self.kind == CPU else threads + _GPU_CALLS
 
     @property
     def device(self) -> str:

@@ -1,17 +1,20 @@
-"""Networks in ONNX Runtime."""
+"""Networks in ONNX Runtime: on the processor, or by one of its providers on an NVIDIA or Apple device."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from audioset import graph
-from audioset._runtime.base import Float32Array
+from audioset._runtime.base import CPU, Float32Array, Place
+from audioset.errors import OptionError
 from audioset.models.spec import ModelSpec
 from audioset.weights import Weights, safetensors_file
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     import onnx
 
     from audioset.int8 import Int8Weights
+
+# The provider of each kind of device.
+PROVIDERS: Final = {"cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
 
 
 class OnnxRuntime:
@@ -30,20 +36,28 @@ class OnnxRuntime:
         Layers and names of outputs.
     weights : Weights or Int8Weights
         Its tensors, in float32 or in 8 bits.
+    place : Place
+        The device.
     threads : int
-        Threads that one call of `run` uses.
-    providers : list
-        Of ONNX Runtime, in order of preference.
+        Threads that one call of `run` uses on a processor.
+
+    Raises
+    ------
+    OptionError
+        The device, or a library that its provider needs, is not there.
     """
 
     def __init__(
         self,
         spec: ModelSpec,
         weights: Weights | Int8Weights,
+        place: Place,
         *,
         threads: int = 1,
-        providers: Sequence[Any] = ("CPUExecutionProvider",),
     ) -> None:
+        if isinstance(weights, Weights) and place.kind != CPU:
+            self._session = open_on_device(graph.build(spec), graph.onnx_tensors(spec, weights.tensors), place)
+            return
         places = locations(spec, weights.path)
         if isinstance(weights, Weights):
             # The session reads these arrays in place for as long as it lives.
@@ -52,7 +66,7 @@ class OnnxRuntime:
         else:
             self._tensors = weights.tensors
             model = graph.build(spec, places, scales=weights.scales)
-        self._session = open_session(model, self._tensors, places, weights.path, threads=threads, providers=providers)
+        self._session = open_session(model, self._tensors, places, weights.path, threads=threads)
 
     def run(self, batch: Float32Array, outputs: Sequence[str]) -> list[Float32Array]:
         """Return the named outputs of a batch."""
@@ -75,7 +89,6 @@ def open_session(
     path: Path | None,
     *,
     threads: int = 1,
-    providers: Sequence[Any] = ("CPUExecutionProvider",),
 ) -> Any:
     """Return a session of a model whose tensors are handed over but for those that have a place in the file `path`."""
     import onnxruntime as ort
@@ -93,7 +106,70 @@ def open_session(
     options.add_external_initializers(
         list(handed), [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in handed.values()]
     )
-    return ort.InferenceSession(model.SerializeToString(), options, providers=list(providers))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def open_on_device(model: onnx.ModelProto, tensors: Mapping[str, npt.NDArray[Any]], place: Place) -> Any:
+    """Return a session on a device other than the processor, of a model with these tensors.
+
+    The weights travel within the model: not every provider finds them elsewhere.
+    """
+    import onnxruntime as ort
+    from onnx import TensorProto
+
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            del tensor.external_data[:]
+            tensor.data_location = TensorProto.DEFAULT
+            tensor.raw_data = np.ascontiguousarray(tensors[tensor.name]).tobytes()
+    provider = PROVIDERS[place.kind]
+    if place.kind == "cuda":
+        _load_cuda()
+    try:
+        # Without its fallback, which would print to stdout and go on with the processor.
+        session = ort.InferenceSession(
+            model.SerializeToString(),
+            providers=[(provider, provider_options(place)), "CPUExecutionProvider"],
+            enable_fallback=0,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise _unusable(place, str(error).strip().partition("\n")[0]) from error
+    # A provider that lacks a library is left out without an error.
+    if provider not in session.get_providers():
+        raise _unusable(place, "it fell back to the processor; stderr says which library is missing")
+    return session
+
+
+def provider_options(place: Place) -> dict[str, str]:
+    """Return what the provider of a device is told, so that float32 is computed in float32.
+
+    Sources: onnxruntime.ai/docs/execution-providers, the pages of CUDA and of CoreML.
+    """
+    if place.kind == "cuda":
+        return {"device_id": str(place.index), "use_tf32": "0"}
+    # Programs keep the types of the graph, and the neural engine, left out here, knows float16 alone.
+    return {"ModelFormat": "MLProgram", "MLComputeUnits": "CPUAndGPU"}
+
+
+def _load_cuda() -> None:
+    """Load the CUDA libraries that pip installed, where there are any; the system's are found without."""
+    import onnxruntime as ort
+
+    with redirect_stdout(io.StringIO()):  # it prints what it does not find, which may not be needed
+        ort.preload_dlls()
+
+
+def _unusable(place: Place, found: str) -> OptionError:
+    hint = "another engine, or the processor"
+    if place.kind == "cuda":
+        hint = (
+            "the CUDA and cuDNN that this onnxruntime-gpu was built for (`pip install onnxruntime-gpu[cuda,cudnn]` "
+            "brings them), another card, PyTorch for CUDA as the engine, or the processor"
+        )
+    return OptionError(
+        f"device: ONNX Runtime's {PROVIDERS[place.kind]} cannot use {place.device} ({found}); expected it to. "
+        f"Use {hint}"
+    )
 
 
 @cache
