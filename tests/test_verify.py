@@ -17,7 +17,7 @@ from audioset.errors import AudioError, OptionError
 from audioset.models.spec import ModelSpec
 from audioset.network import Network
 from audioset.postprocess import Pca
-from audioset.verify import compare, compare_examples
+from audioset.verify import compare, compare_examples, verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning")
 
@@ -60,6 +60,17 @@ def test_results_are_those_of_the_models_on_the_same_files(pair: tuple[Network, 
     assert found.released is None
     assert found.correlation == min(output.correlation for output in found.outputs.values())
     assert 0.9 < found.correlation < 1
+
+
+def test_a_model_is_compared_with_itself_in_float32(
+    pair: tuple[Network, Network], tiny_tagger: ModelSpec, files: list[str]
+) -> None:
+    for precision in ("fp32", "int8"):
+        model = audioset.load("tiny-tagger", "untrained:0", precision=precision)
+        assert verify(model, files, max_examples=40) == compare(*pair, files, max_examples=40)
+    assert verify(model, files[:3], precision="fp32").outputs["embedding"].max_difference == 0
+    with pytest.raises(OptionError, match="precision: 'int4' is unknown"):
+        verify(model, files, precision="int4")
 
 
 def test_a_network_agrees_with_itself(pair: tuple[Network, Network], files: list[str]) -> None:

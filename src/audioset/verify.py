@@ -1,7 +1,6 @@
 """Two ways of running one network, compared on recordings: what `audioset verify` does.
 
-    reference = Network(spec, weights)
-    found = compare(reference, Network(spec, weights, place=resolve("int8")), files)
+    found = verify(audioset.load("yamnet"), files, precision="int8")
     found.outputs["embedding"].correlation
 
 Both run on the same examples, which are decoded once.
@@ -16,8 +15,9 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from audioset import engine
+from audioset import engine as running
 from audioset._excerpts import excerpts
+from audioset._runtime import resolve
 from audioset.agreement import (
     ByteAgreement,
     ClassAgreement,
@@ -30,7 +30,7 @@ from audioset.agreement import (
     compare_rows,
     means_of_files,
 )
-from audioset.embed import available_cores, check_cores
+from audioset.embed import Model, available_cores, check_cores
 from audioset.errors import AudioError, OptionError
 from audioset.features import Float32Array
 from audioset.models.spec import ModelSpec
@@ -96,6 +96,38 @@ class Agreement:
         }
 
 
+def verify(
+    model: Model,
+    files: Iterable[str],
+    *,
+    precision: str = "int8",
+    engine: str | None = None,
+    device: str = "cpu",
+    max_examples: int = MAX_EXAMPLES,
+    pca: Pca | None = None,
+    threads: int | None = None,
+) -> Agreement:
+    """Return how a model in another precision, by another library or on another device agrees with float32.
+
+    Parameters
+    ----------
+    model : Model
+        Whose network and weights are meant, in whatever precision it runs itself.
+    files, max_examples, pca, threads
+        See `compare`.
+    precision, engine, device
+        As `audioset.load` takes them.
+
+    Raises
+    ------
+    OptionError, AudioError
+        As `compare` and `audioset.load` do.
+    """
+    place = resolve(precision, engine, device)
+    pair = Network(model.spec, model.weights), Network(model.spec, model.weights, place=place)
+    return compare(*pair, files, max_examples=max_examples, pca=pca, threads=threads)
+
+
 def compare(
     reference: Network,
     other: Network,
@@ -141,7 +173,7 @@ def compare(
     blocks: list[list[_Rows]] = [[] for _ in pieces]
     failed: dict[str, Exception] = {}
     done = 0
-    for block in engine.run(
+    for block in running.run(
         (piece.open for piece in pieces),
         partial(_run_both, reference, other),
         hop_s=spec.hop_s,
@@ -175,10 +207,10 @@ def compare_examples(
 ) -> Agreement:
     """Return how two ways of running a network agree on examples (k, 96, 64), each of which counts as a file."""
     parts = []
-    for at in range(0, len(examples), engine.DEFAULT_BATCH_SIZE):
-        parts.append(_run_both(reference, other, examples[at : at + engine.DEFAULT_BATCH_SIZE]))
+    for at in range(0, len(examples), running.DEFAULT_BATCH_SIZE):
+        parts.append(_run_both(reference, other, examples[at : at + running.DEFAULT_BATCH_SIZE]))
         if progress is not None:
-            progress(min(at + engine.DEFAULT_BATCH_SIZE, len(examples)))
+            progress(min(at + running.DEFAULT_BATCH_SIZE, len(examples)))
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     names = tuple(f"example {number}" for number in range(len(examples)))
     return _agreement(reference.spec, rows, np.arange(len(examples)), names, None)
