@@ -124,8 +124,10 @@ def verify(
         As `compare` and `audioset.load` do.
     """
     place = resolve(precision, engine, device)
-    pair = Network(model.spec, model.weights), Network(model.spec, model.weights, place=place)
-    return compare(*pair, files, max_examples=max_examples, pca=pca, threads=threads)
+    threads = threads or available_cores()
+    reference = Network(model.spec, model.weights, calls=threads)
+    other = Network(model.spec, model.weights, place=place, calls=threads)
+    return compare(reference, other, files, max_examples=max_examples, pca=pca, threads=threads)
 
 
 def compare(

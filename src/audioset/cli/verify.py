@@ -82,7 +82,7 @@ def verify(
       audioset verify birds/ --at-least 0.999 --max-examples 2000
     """
     from audioset import models
-    from audioset.embed import check_cores
+    from audioset.embed import available_cores, check_cores
     from audioset.errors import OptionError
     from audioset.network import Network
     from audioset.verify import compare, nothing_read
@@ -114,10 +114,11 @@ def verify(
     spec = spec.of_format(found.provenance.get("source_format"))
     parameters = _pca(spec, pca)
     prepared = prepare(spec, found, place)
+    threads = threads or available_cores()
     with interrupted_says("interrupted"), counting("comparing") as show:
         agreement = compare(
-            Network(spec, found),
-            Network(spec, found, place=place),
+            Network(spec, found, calls=threads),
+            Network(spec, found, place=place, calls=threads),
             inputs.files,
             max_examples=max_examples,
             pca=parameters,
