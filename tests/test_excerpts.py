@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audioset import features
-from audioset._excerpts import Excerpt, _share, excerpts
+from audioset._excerpts import Excerpt, _shares, excerpts
 
 HOP_S = 0.96
 
@@ -27,10 +27,14 @@ def num_examples(piece: Excerpt) -> int:
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(8, 200))
-def test_the_share_is_the_largest_that_keeps_the_sum(counts: list[int], most: int) -> None:
-    share = _share(counts, most)
-    assert sum(min(count, share) for count in counts) <= most
-    assert share == max(counts) or sum(min(count, share + 1) for count in counts) > most
+def test_shares_are_equal_to_within_one_but_for_files_that_have_less(counts: list[int], most: int) -> None:
+    shares = _shares(counts, most)
+    assert sum(shares) == min(most, sum(counts))
+    cut = [share for count, share in zip(counts, shares, strict=True) if share < count]
+    for count, share in zip(counts, shares, strict=True):
+        assert 0 <= share <= count
+        assert share == count or share >= max(shares) - 1
+    assert max(cut, default=0) - min(cut, default=0) <= 1
 
 
 def test_what_fits_is_read_whole(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -1,7 +1,7 @@
 """A bounded share of many recordings, spread evenly by a fixed rule: what measurements on users' sound read.
 
-Every file gets the same share of examples, and what short ones leave goes to the longer ones. Of a file that is longer
-than its share, evenly spaced pieces are read. Of more files than examples, evenly spaced ones are taken.
+Every file gets the same share of examples, to within one, and what short ones leave goes to the longer ones. Of a file
+that is longer than its share, evenly spaced pieces are read. Of more files than examples, evenly spaced ones are taken.
 """
 
 from __future__ import annotations
@@ -39,8 +39,12 @@ def excerpts(files: Sequence[str], most: int, *, hop_s: float, pad: Pad) -> list
     """
     chosen = [files[i * len(files) // most] for i in range(most)] if len(files) > most else files
     counts = [_num_examples(file, hop_s, pad) for file in chosen]
-    share = _share([most if count is None else count for count in counts], most)
-    return [piece for file, count in zip(chosen, counts, strict=True) for piece in _pieces(file, count, share, hop_s)]
+    shares = _shares([most if count is None else count for count in counts], most)
+    return [
+        piece
+        for file, count, share in zip(chosen, counts, shares, strict=True)
+        for piece in _pieces(file, count, share, hop_s)
+    ]
 
 
 def _num_examples(file: str, hop_s: float, pad: Pad) -> int | None:
@@ -52,15 +56,21 @@ def _num_examples(file: str, hop_s: float, pad: Pad) -> int | None:
     return None if num_samples is None else features.num_examples(num_samples, hop_s=hop_s, pad=pad)
 
 
-def _share(counts: Sequence[int], most: int) -> int:
-    """The largest number such that no more than `most` are taken when every file gives up to so many."""
+def _shares(counts: Sequence[int], most: int) -> list[int]:
+    """How many examples each file gives: `most` in all, or all that there are."""
+    shares = list(counts)
     left = most
-    for place, count in enumerate(sorted(counts)):
-        share = left // (len(counts) - place)
-        if count > share:
-            return share
-        left -= count
-    return max(counts, default=0)
+    by_size = sorted(range(len(counts)), key=counts.__getitem__)
+    for place, file in enumerate(by_size):
+        share, rest = divmod(left, len(counts) - place)
+        if counts[file] > share:
+            longer = sorted(by_size[place:])
+            one_more = {longer[number * len(longer) // rest] for number in range(rest)}
+            for other in longer:
+                shares[other] = share + (other in one_more)
+            break
+        left -= counts[file]
+    return shares
 
 
 def _pieces(file: str, count: int | None, share: int, hop_s: float) -> list[Excerpt]:

@@ -220,7 +220,7 @@ def compare_examples(
 
 def nothing_read(failed: Mapping[str, Exception]) -> AudioError:
     """Return the error for recordings of which none gave an example."""
-    reasons = [str(error) for error in failed.values()]
+    reasons = [str(error).rstrip(".") for error in failed.values()]
     more = f"; and {len(reasons) - _NAMED:,} more" if len(reasons) > _NAMED else ""
     return AudioError(
         "no recording gave an example; expected some seconds of audio in files that can be read. "

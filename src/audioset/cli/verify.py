@@ -113,18 +113,21 @@ def verify(
         found = load(model, weights, progress=progress)
     spec = spec.of_format(found.provenance.get("source_format"))
     parameters = _pca(spec, pca)
-    prepared = prepare(spec, found, place)
     threads = threads or available_cores()
-    with interrupted_says("interrupted"), counting("comparing") as show:
-        agreement = compare(
-            Network(spec, found, calls=threads),
-            Network(spec, found, place=place, calls=threads),
-            inputs.files,
-            max_examples=max_examples,
-            pca=parameters,
-            threads=threads,
-            progress=show,
-        )
+    with interrupted_says("interrupted"):
+        prepared = prepare(spec, found, place)
+        reference = Network(spec, found, calls=threads)
+        other = Network(spec, found, place=place, calls=threads)
+        with counting("comparing") as show:
+            agreement = compare(
+                reference,
+                other,
+                inputs.files,
+                max_examples=max_examples,
+                pca=parameters,
+                threads=threads,
+                progress=show,
+            )
     failures = [(name, str(error)) for name, error in inputs.missing]
     failures += [(name, reason_of(name, error)) for name, error in agreement.failures]
     report_failures([reason for _, reason in failures])
