@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -217,3 +218,47 @@ def test_stopping_does_not_wait_for_a_pipe_that_stays_silent() -> None:
     blocks.close()
     assert time.monotonic() - began < 10
     silent.set()
+
+
+def test_a_network_that_takes_few_calls_at_once_gets_no_more_and_the_others_decode() -> None:
+    inside = most = 0
+    lock, decoded_meanwhile = threading.Lock(), threading.Event()
+
+    def busy(examples: Float32Array) -> dict[str, Float32Array]:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        assert decoded_meanwhile.wait(20)  # which only another worker can bring about
+        with lock:
+            inside -= 1
+        return network(examples)
+
+    def noticed(samples: Float32Array) -> Iterator[Float32Array]:
+        if inside:
+            decoded_meanwhile.set()
+        yield samples
+
+    clips = [waveform(seed, 2.0) for seed in range(60)]
+    opens = [partial(noticed, clip) for clip in clips]
+    got = collected(run(opens, network=busy, threads=4, calls=1, batch_size=8))
+    assert most == 1
+    for index, clip in enumerate(clips):
+        np.testing.assert_array_equal(got[index], network(features.examples(clip))["embedding"])
+
+
+@pytest.mark.parametrize("batch_size", [4, 100])
+def test_calls_of_a_slow_device_take_what_is_left_between_them(batch_size: int) -> None:
+    sizes: list[int] = []
+
+    def slow(examples: Float32Array) -> dict[str, Float32Array]:
+        sizes.append(len(examples))
+        time.sleep(0.01)
+        return network(examples)
+
+    clips = [waveform(seed, 2.0) for seed in range(31)]
+    got = collected(run(map(opened, clips), network=slow, threads=6, calls=2, batch_size=batch_size))
+    assert sum(sizes) == 62
+    assert max(sizes) <= batch_size
+    for index, clip in enumerate(clips):
+        np.testing.assert_array_equal(got[index], network(features.examples(clip))["embedding"])

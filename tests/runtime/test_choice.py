@@ -94,7 +94,7 @@ def test_without_a_card_the_message_says_what_was_found_and_what_to_install(
     with pytest.raises(
         OptionError,
         match=r"device: cuda:0 cannot be used \(ONNX Runtime offers AzureExecutionProvider, CPUExecutionProvider\); "
-        r"expected an NVIDIA card and a library for it: `pip install onnxruntime-gpu` in place of onnxruntime, or Py",
+        r"expected an NVIDIA card and onnxruntime-gpu \(`pip install` it in place of onnxruntime\) or PyTorch for CUDA",
     ):
         _runtime.choose(_runtime.resolve(device="cuda"))
     installed.add("torch")

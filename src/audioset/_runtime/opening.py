@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 
 from audioset._extras import check_installed
 from audioset._runtime.base import CPU, Engine, Place, Runtime
@@ -11,11 +12,10 @@ from audioset.errors import OptionError
 from audioset.models.spec import ModelSpec
 from audioset.weights import Weights
 
-_HINTS = {
-    ("cuda", "fp32"): "an NVIDIA card and a library for it: `pip install onnxruntime-gpu` in place of onnxruntime, or "
-    "PyTorch for CUDA (pytorch.org says how)",
-    ("cuda", "bf16"): "an NVIDIA card and PyTorch for CUDA (pytorch.org says how)",
-    ("coreml", "fp32"): "a Mac and the onnxruntime that pip installs there",
+# What each library is to be for an NVIDIA card.
+_FOR_CUDA: Mapping[Engine, str] = {
+    "onnxruntime": "onnxruntime-gpu (`pip install` it in place of onnxruntime)",
+    "torch": "PyTorch for CUDA (pytorch.org says how)",
 }
 
 
@@ -41,9 +41,12 @@ def choose(place: Place) -> Engine:
         if not found:
             return engine
         lacking.append(found)
+    expected = "a Mac and the onnxruntime that pip installs there"
+    if place.kind == "cuda":
+        expected = f"an NVIDIA card and {' or '.join(_FOR_CUDA[engine] for engine in place.engines)}"
     raise OptionError(
-        f"device: {place.device} cannot be used ({'; '.join(lacking)}); expected "
-        f"{_HINTS[place.kind, place.precision]}. Without one, leave the device out"
+        f"device: {place.device} cannot be used ({'; '.join(lacking)}); expected {expected}. "
+        "Without, leave the device out"
     )
 
 
