@@ -58,7 +58,11 @@ PrecisionOption = Annotated[
 ]
 EngineOption = Annotated[
     EngineChoice | None,
-    typer.Option("--engine", help="Library that runs the network.", show_default="the first installed that can"),
+    typer.Option(
+        "--engine",
+        help="Library that runs the network; OpenVINO and PyTorch are installed apart.",
+        show_default="the first installed that can",
+    ),
 ]
 BatchOption = Annotated[
     int | None,
