@@ -237,6 +237,10 @@ def test_models_of_ones_own_run_in_8_bits(tmp_path: Path, rng: np.random.Generat
     in_float, in_int8 = (audioset.load(path, precision=precision) for precision in ("fp32", "int8"))
     of_base = audioset.load("mini", precision="int8")
 
+    made = int8.find(in_int8.spec, in_int8.weights)
+    assert made is not None
+    assert made.tensors["conv2/weights"].dtype == np.int8
+    assert made.tensors["head/weights"].dtype == np.float32
     embeddings = in_int8.embed(waveform, 16_000).values
     np.testing.assert_allclose(embeddings, of_base.embed(waveform, 16_000).values, atol=1e-5)  # the same integers
     scores = in_int8.tag(waveform, 16_000).values
