@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +28,23 @@ RUNS = [(library, kind, precision) for library, kind, precisions in _RUNS for pr
 ON_PROCESSOR = [pytest.param(run, id=f"{run[0]}-{run[2]}") for run in RUNS if run[1] == "cpu"]
 ON_CARD = [pytest.param(run, id=f"{run[0]}-{run[2]}") for run in RUNS if run[1] == "cuda"]
 
-# The most by which a value may differ, against the largest of all values: sums in another order, in float32.
-FLOAT32 = 1e-5
+# The most by which a value may differ, against the largest of all values: sums in another order, in float32. Cards also
+# convolve by other algorithms, which round more; TF32 would differ by 1e-3.
+FLOAT32 = {"cpu": 1e-5, "cuda": 1e-4}
 # The least correlation of values around the mean of each dimension. bf16 keeps 8 bits of each number, so single values
 # differ by more than 1%, but at random: 0.99993 was the least seen. In 8 bits it was 0.9993, and processors that sum in
 # 16 bits get weights of 7.
 CORRELATION = {"bf16": 0.9998, "int8": 0.995}
 
 
+@cache
+def sounds() -> list[tuple[str, Float32Array]]:
+    return list(calibration_sounds())
+
+
 @pytest.fixture(autouse=True)
 def fewer_sounds_to_calibrate_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "calibration_sounds", lambda: list(calibration_sounds())[::6])
+    monkeypatch.setattr(store, "calibration_sounds", lambda: sounds()[::6])
 
 
 def opened(spec: ModelSpec, held: Weights, run: tuple[str, str, str], *, calls: int = 1) -> Network:
@@ -54,7 +61,7 @@ def opened(spec: ModelSpec, held: Weights, run: tuple[str, str, str], *, calls: 
 
 def varied(spec: ModelSpec, every: int = 4) -> Float32Array:
     """Examples of all kinds of sound, as the model's front end makes them."""
-    waveforms = [waveform for _, waveform in calibration_sounds()][::every]
+    waveforms = [waveform for _, waveform in sounds()[::every]]
     return np.concatenate([features.examples(waveform, log_offset=spec.log_offset) for waveform in waveforms])
 
 
@@ -63,13 +70,13 @@ def correlation(found: Float32Array, expected: Float32Array) -> float:
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
-def check(found: dict[str, Float32Array], expected: dict[str, Float32Array], precision: str) -> None:
+def check(found: dict[str, Float32Array], expected: dict[str, Float32Array], precision: str, kind: str = "cpu") -> None:
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         assert found[name].dtype == np.float32
         assert found[name].shape == values.shape
         if precision == "fp32":
-            np.testing.assert_allclose(found[name], values, rtol=0, atol=FLOAT32 * float(np.abs(values).max()))
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=FLOAT32[kind] * float(np.abs(values).max()))
         else:
             assert correlation(found[name], values) >= CORRELATION[precision], name
             assert not np.array_equal(found[name], values)  # it does compute in another precision
@@ -79,7 +86,8 @@ def cases() -> list[tuple[ModelSpec, Weights]]:
     rng = np.random.default_rng(0)
     mini = models.get("mini")
     return [
-        *((spec, weights_of(spec, drawn(spec, rng))) for spec in (SMALL, AVERAGED)),
+        (SMALL, weights_of(SMALL, drawn(SMALL, rng))),
+        (AVERAGED, weights_of(AVERAGED, drawn(AVERAGED, rng))),
         (mini, weights.load("mini")),
     ]
 
@@ -100,7 +108,7 @@ def test_every_library_and_precision_agrees_with_the_default_on_a_card(run: tupl
     for spec, held in cases():
         examples, outputs = varied(spec), tuple(spec.outputs)
         expected = Network(spec, held).run(examples, outputs)
-        check(opened(spec, held, run, calls=2).run(examples, outputs), expected, run[2])
+        check(opened(spec, held, run, calls=2).run(examples, outputs), expected, run[2], "cuda")
 
 
 @pytest.mark.gpu
@@ -120,9 +128,8 @@ def check_company(network: Network, examples: Float32Array, *, exactly: bool = F
     """Batches of all sizes, run by more threads than calls at once, give the rows of one batch of everything."""
     whole = network.run(examples)["embedding"]
     # Of the other libraries the order of sums, and in bf16 so the last of 8 bits, may depend on the batch's size.
-    tolerance = (
-        0.0 if exactly else (FLOAT32 if network.place.precision != "bf16" else 0.01) * float(np.abs(whole).max())
-    )
+    share = 0.0 if exactly else 0.01 if network.place.precision == "bf16" else FLOAT32[network.place.kind]
+    tolerance = share * float(np.abs(whole).max())
     found: dict[int, Float32Array] = {}
 
     def work(first: int) -> None:
@@ -160,13 +167,14 @@ def test_weights_mapped_from_a_file_may_be_read_only(run: tuple[str, str, str], 
     examples = varied(spec, 16)
     examples.flags.writeable = False
     expected = Network(spec, weights.load("mini")).run(examples)
-    check_close = FLOAT32 if run[2] == "fp32" else 0.05
+    check_close = FLOAT32["cpu"] if run[2] == "fp32" else 0.05
     got = opened(spec, mapped, run).run(examples)["embedding"]
     np.testing.assert_allclose(
         got, expected["embedding"], rtol=0, atol=check_close * float(np.abs(expected["embedding"]).max())
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run for run in ON_PROCESSOR if run.values[0][2] != "int8"])
 def test_vggish_agrees_on_golden_log_mel(run: tuple[str, str, str], vggish: Model, data_dir: Path) -> None:
     golden = np.load(data_dir / "vggish" / "golden.npz")
