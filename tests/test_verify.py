@@ -69,6 +69,8 @@ def test_a_model_is_compared_with_itself_in_float32(
         model = audioset.load("tiny-tagger", "untrained:0", precision=precision)
         assert verify(model, files, max_examples=40) == compare(*pair, files, max_examples=40)
     assert verify(model, files[:3], precision="fp32").outputs["embedding"].max_difference == 0
+    with pytest.raises(OptionError, match="threads: 0 is out of range"):
+        verify(model, files, threads=0)
     with pytest.raises(OptionError, match="precision: 'int4' is unknown"):
         verify(model, files, precision="int4")
 

@@ -124,6 +124,7 @@ def verify(
         As `compare` and `audioset.load` do.
     """
     place = resolve(precision, engine, device)
+    check_cores(threads, None)
     threads = threads or available_cores()
     reference = Network(model.spec, model.weights, calls=threads)
     other = Network(model.spec, model.weights, place=place, calls=threads)
