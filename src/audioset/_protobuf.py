@@ -35,6 +35,21 @@ def read_varint(view: memoryview, position: int) -> tuple[int, int]:
     raise Malformed("an integer without end")
 
 
+def varint(value: int) -> bytes:
+    """Return an unsigned integer as `read_varint` reads it."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def field_start(number: int, length: int) -> bytes:
+    """Return what comes before the `length` bytes of a length-delimited field."""
+    return varint(number << 3 | _BYTES) + varint(length)
+
+
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
     """Yield each field's number and value: an unsigned integer, or a view of its bytes (4 or 8 of them if fixed)."""
     position = 0

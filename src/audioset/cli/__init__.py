@@ -12,7 +12,20 @@ try:
     import typer
 
     from audioset._version import __version__
-    from audioset.cli import check, dataset, distill, embed, evaluate, finetune, models, quantize, tag, train, verify
+    from audioset.cli import (
+        check,
+        dataset,
+        distill,
+        embed,
+        evaluate,
+        export,
+        finetune,
+        models,
+        quantize,
+        tag,
+        train,
+        verify,
+    )
     from audioset.errors import AudioSetError, OptionError
 except KeyboardInterrupt:  # loading takes some tenths of a second, in which there is no `main` to end it
     sys.stderr.write("interrupted\n")
@@ -32,6 +45,7 @@ app.command()(tag.tag)
 app.command()(quantize.quantize)
 app.command()(verify.verify)
 app.command()(check.check)
+app.command()(export.export)
 app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)

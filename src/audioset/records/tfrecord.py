@@ -25,7 +25,17 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from audioset._protobuf import Value, as_bytes, as_text, fields, mask_crc32c, masked_crc32c, read_varint
+from audioset._protobuf import (
+    Value,
+    as_bytes,
+    as_text,
+    field_start,
+    fields,
+    mask_crc32c,
+    masked_crc32c,
+    read_varint,
+    varint,
+)
 from audioset.errors import RecordError
 
 Feature = Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -39,7 +49,6 @@ MAX_RECORD_BYTES = 1 << 28
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
-_LENGTH_DELIMITED = 2  # protobuf's wire type
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # the kinds of a tf.train.Feature
 _NOTHING = memoryview(b"")
 _HEADERS_REMEMBERED = 1 << 12
@@ -262,18 +271,9 @@ def _too_long(length: int, start: int) -> str:
     )
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def message(number: int, data: bytes) -> bytes:
     """A length-delimited field."""
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(data)) + data
+    return field_start(number, len(data)) + data
 
 
 def bytes_feature(value: bytes) -> bytes:
@@ -289,7 +289,7 @@ def float_feature(values: npt.ArrayLike) -> bytes:
 
 def int64_feature(values: Iterable[int]) -> bytes:
     """A ``tf.train.Feature`` of whole numbers."""
-    packed = b"".join(_varint(int(value) & 0xFFFF_FFFF_FFFF_FFFF) for value in values)  # negative: two's complement
+    packed = b"".join(varint(int(value) & 0xFFFF_FFFF_FFFF_FFFF) for value in values)  # negative: two's complement
     return message(_INT64_LIST, message(1, packed) if packed else b"")
 
 
