@@ -3,7 +3,7 @@ PYTHON ?= python
 # What `make bench` embeds: a folder of recordings of your own makes the figures mean more.
 BENCH_AUDIO ?= examples
 
-.PHONY: check test docs bench
+.PHONY: check test docs notebooks bench
 
 check:
 	$(PYTHON) -m ruff check .
@@ -15,6 +15,9 @@ test:
 
 docs:
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
+notebooks:
+	$(PYTHON) scripts/run_notebooks.py
 
 bench:
 	$(PYTHON) benchmarks/run.py $(BENCH_AUDIO) --weights vggish=untrained:0 yamnet=untrained:0

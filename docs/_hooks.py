@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,15 @@ MODELS_TABLE = "<!-- table of models -->"
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages."""
-    pages = {
+    pages: dict[str, str | bytes] = {
         "reference/cli.md": _command_line(),
         "reference/formats.md": _formats(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
-    for path, text in pages.items():
-        files.append(File.generated(config, path, content=text))
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        pages.update(notebook_files(notebook))
+    for path, content in pages.items():
+        files.append(File.generated(config, path, content=content))
     return files
 
 
@@ -52,6 +56,49 @@ def models_table() -> str:
         for spec in models.REGISTRY.values()
     ]
     return _table(columns, rows)
+
+
+def notebook_files(path: Path) -> dict[str, str | bytes]:
+    """A notebook as a page with its pictures beside it, and as it is."""
+    name = f"notebooks/{path.stem}"
+    text = path.read_text(encoding="utf-8")
+    files: dict[str, str | bytes] = {f"{name}.ipynb": text}
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            # In the repository the pages are in docs/, and a notebook's page has its name.
+            parts.append(re.sub(r"\]\((?:\.\./docs/([^)]+)|(\w+)\.ipynb)\)", _as_link, source))
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for kind, content in _outputs(cell):
+            if kind == "image/png":
+                picture = f"{name}-{len(files)}.png"
+                files[picture] = base64.b64decode(content)
+                parts.append(f"![What the code above draws]({Path(picture).name})")
+            elif kind == "text/html":
+                parts.append(f"<div>{content}</div>")
+            else:
+                parts.append(f"```text\n{content.rstrip()}\n```")
+    title, *rest = parts
+    download = f"[Download the notebook]({path.name})"
+    files[f"{name}.md"] = "\n\n".join([title, download, *rest]) + "\n"
+    return files
+
+
+def _as_link(match: re.Match[str]) -> str:
+    return f"](../{match[1]})" if match[1] else f"]({match[2]}.md)"
+
+
+def _outputs(cell: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Type and content of what a cell gave: the first that there is of those that a page can show."""
+    for output in cell["outputs"]:
+        if output["output_type"] == "stream":
+            yield "text/plain", "".join(output["text"])
+            continue
+        data = output["data"]
+        kind = next(kind for kind in ("image/png", "text/html", "text/plain") if kind in data)
+        yield kind, "".join(data[kind])
 
 
 def _command_line() -> str:

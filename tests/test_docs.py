@@ -1,13 +1,16 @@
 """What the README and the site say is so: their Python runs, their command lines parse, their tables agree.
 
 A line `print(...)  # text` in a Python block must print that text; so must comment lines right after it. Blocks of one
-page share their names. A block after the comment `<!-- not run: WHY -->` is only compiled.
+page share their names. A block after the comment `<!-- not run: WHY -->` is only compiled. No block may look like
+something else: languages are those of `LANGUAGES`. The notebooks are in `test_notebooks.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import itertools
 import re
 import shlex
 import shutil
@@ -21,11 +24,22 @@ import typer.testing
 import audioset
 from audioset import Model, models
 from audioset.cli import app
+from audioset.train.config import TrainConfig
 from audioset.weights import load as read_weights
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"(?P<skip><!-- not run: .+ -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")),
+    *sorted(path for folder in ("docs", "recipes") for path in (ROOT / folder).rglob("*.md")),
+]
+SHELLS = ("bash", "sh", "console")
+LANGUAGES = {"python", *SHELLS, "yaml", "json", "text"}
+BLOCK = re.compile(
+    r"^(?P<skip><!-- not run: [^\n]+ -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+# Whatever a reader may take for a block: indented, without a language, with a title.
+FENCE = re.compile(r"^[ >]*(?:`{3,}|~{3,}).*$", re.MULTILINE)
+INLINE = re.compile(r"(?<!`)`(audioset [^`\n]+)`(?!`)")
 EXPECTED = re.compile(r"(?:^# |^(?:.*print\(.*\))  # )(.+)$")
 
 
@@ -35,18 +49,37 @@ def blocks(page: Path, *languages: str) -> list[tuple[str, bool]]:
     return [(match["code"], match["skip"] is None) for match in found if match["language"] in languages]
 
 
+def shell_lines(page: Path) -> list[list[str]]:
+    """Words of every line that the page gives to a shell."""
+    code = "\n".join(code for code, _ in blocks(page, *SHELLS)).replace("\\\n", " ")
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in code.splitlines()]
+
+
 def command_lines(page: Path) -> list[list[str]]:
     """Arguments of every `audioset` that the page tells to run, in pipes and after variables too."""
-    lines = [line for code, _ in blocks(page, "bash", "console") for line in code.splitlines()]
     found = []
-    for line in lines:
-        words = shlex.split(line.removeprefix("$ "), comments=True)
+    for words in shell_lines(page):
         for at, word in enumerate(words):
-            if Path(word).name == "audioset" and (at == 0 or "=" in words[at - 1] or words[at - 1] in ("|", "&&")):
+            before = words[at - 1] if at else "|"
+            if Path(word).name == "audioset" and ("=" in before or before in ("|", "&&", "exec", "srun")):
                 rest = words[at + 1 :]
                 ends = [i for i, other in enumerate(rest) if other in ("|", "&&", ">")]
                 found.append(rest[: ends[0]] if ends else rest)
     return found
+
+
+@functools.cache
+def whole_command() -> Any:
+    return typer.main.get_command(app)
+
+
+def command_of(arguments: list[str]) -> tuple[Any, list[str]]:
+    """The command that the first arguments name, and the other arguments."""
+    command: Any = whole_command()
+    rest = list(arguments)
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command = command.commands[rest.pop(0)]
+    return command, rest
 
 
 def ids(page: Path) -> str:
@@ -90,14 +123,57 @@ def test_python_prints_what_the_page_says(page: Path, elsewhere: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_block_is_one_that_is_looked_at(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = [match["language"] for match in BLOCK.finditer(text)]
+    assert set(found) <= LANGUAGES
+    assert len(FENCE.findall(text)) == 2 * len(found), "a block without a language, or one that is indented"
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if command_lines(page)], ids=ids)
 def test_command_lines_are_understood(page: Path, elsewhere: Path) -> None:
     for arguments in command_lines(page):
-        command: Any = typer.main.get_command(app)
-        rest = list(arguments)
-        while rest and rest[0] in getattr(command, "commands", {}):
-            command = command.commands[rest.pop(0)]
+        command, rest = command_of(arguments)
         command.make_context(" ".join(["audioset", *arguments]), rest)  # raises for what it does not know
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if INLINE.search(page.read_text("utf-8"))], ids=ids)
+def test_commands_in_sentences_exist_and_have_those_options(page: Path) -> None:
+    for text in INLINE.findall(page.read_text(encoding="utf-8")):
+        first, *others = text.removeprefix("audioset ").split(" | ")  # `audioset models list | fetch` is two of them
+        group = first.split()[:-1]
+        for words in (first.split(), *([*group, other] for other in others)):
+            command, rest = command_of(words)
+            assert not rest or not hasattr(command, "commands") or rest[0].startswith("-"), f"{text}: no such command"
+            known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+            assert {word for word in rest if word.startswith("-") and word != "-"} <= known, text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_scripts_and_targets_of_make_are_there(page: Path) -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for words in shell_lines(page):
+        for before, word in itertools.pairwise(words):
+            if before == "python" and word.endswith(".py"):
+                assert (ROOT / word).is_file()
+        if words[:1] == ["make"]:
+            assert {word for word in words[1:] if "=" not in word} <= set(targets)
+
+
+def test_settings_in_yaml_are_those_of_training() -> None:
+    yaml = pytest.importorskip("yaml")
+    ((code, _),) = blocks(ROOT / "docs/how-to/train.md", "yaml")
+    config = TrainConfig.of(yaml.safe_load(code), "train.md")
+    assert (config.head, config.mixup) == ("multi_attention", 0.4)
+
+
+def test_every_extra_is_explained() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = project.split("[project.optional-dependencies]\n")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (`.+?`) \|", (ROOT / "docs/getting-started.md").read_text(encoding="utf-8"), re.MULTILINE)
+    explained = re.findall(r"`(\w+)`", " ".join(rows))
+    assert sorted(explained) == sorted(re.findall(r"^(\w+) = ", section, re.MULTILINE))
 
 
 def test_embedding_the_examples_gives_what_the_page_says(elsewhere: Path) -> None:
