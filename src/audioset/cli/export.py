@@ -19,6 +19,7 @@ from audioset.cli.models import downloading
 
 if TYPE_CHECKING:
     from audioset.export import Exported
+    from audioset.export.onnx_file import WeightBits
     from audioset.features import Pad
     from audioset.weights import Weights
 
@@ -52,6 +53,7 @@ class Request:
     out: Path
     input: InputChoice
     precision: ExportPrecisionChoice
+    weight_bits: WeightBits | None
     hop_s: float | None
     pad: Pad | None
     overwrite: bool
@@ -74,6 +76,7 @@ def _onnx(request: Request) -> Exported:
         weights=request.weights,
         input=request.input.value,
         precision=request.precision.value,
+        weight_bits=request.weight_bits,
         hop_s=request.hop_s,
         pad=request.pad,
         overwrite=request.overwrite,
@@ -109,6 +112,14 @@ def export(
         ExportPrecisionChoice,
         typer.Option("--precision", help="Of the network: `int8` is a quarter of the size and differs a little."),
     ] = ExportPrecisionChoice.fp32,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--weight-bits",
+            help="Of the weights with `--precision int8`: 7 where x86 processors without VNNI will run the file.",
+            show_default="8",
+        ),
+    ] = None,
     hop: Annotated[
         float | None,
         typer.Option("--hop", help="Seconds from one example to the next.", show_default="the model's own"),
@@ -147,19 +158,21 @@ def export(
     from audioset import models
     from audioset import weights as all_weights
     from audioset.export.base import check_target, cutting
+    from audioset.export.onnx_file import check_weight_bits
 
     chosen = FORMATS[to_format]
     target = out or Path(f"{Path(model).stem}{chosen.ending}")
     spec = models.get(model)
     # All that can be wrong is found before anything is downloaded or calibrated.
     check_target(target, chosen.ending, overwrite=overwrite)
-    policy = None if pad is None else pad.value
+    policy: Pad | None = None if pad is None else pad.value
     cutting(spec, input.value, hop, policy)
+    bits = check_weight_bits(weight_bits, precision.value)
     with downloading(model) as progress:
         found = all_weights.load(model, weights, progress=progress)
     if precision is ExportPrecisionChoice.int8:
         prepare(spec, found, resolve("int8"))
-    request = Request(model, found, target, input, precision, hop, policy, overwrite)
+    request = Request(model, found, target, input, precision, bits, hop, policy, overwrite)
     _report(chosen.write(request), to_format, as_json=as_json)
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Precision: TypeAlias = Literal["fp32", "int8"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 SUFFIX: Final = ".onnx"
-# The file goes to processors that nobody knows here, and some cut sums of two products of 8 bits off at 16 bits.
-_WEIGHT_BITS: Final = 7
+WeightBits: TypeAlias = Literal[8, 7]
+WEIGHT_BITS: Final[tuple[WeightBits, ...]] = get_args(WeightBits)
 
 
 def export_onnx(
@@ -35,6 +35,7 @@ def export_onnx(
     weights: str | os.PathLike[str] | Weights | None = None,
     input: Input = "waveform",  # noqa: A002
     precision: Precision = "fp32",
+    weight_bits: WeightBits | None = None,
     hop_s: float | None = None,
     pad: Pad | None = None,
     overwrite: bool = False,
@@ -65,7 +66,10 @@ def export_onnx(
         What the exported model takes.
     precision : {"fp32", "int8"}
         Of the network. In 8 bits the file holds pairs of QuantizeLinear and DequantizeLinear, which runtimes fuse; the
-        calibration is that of the cache, made if need be, and weights have 7 bits, which all processors sum exactly.
+        calibration is that of the cache, made if need be.
+    weight_bits : {8, 7}, optional
+        Of the weights in int8, by default 8. ONNX Runtime cuts sums of 8-bit products off on x86 processors without
+        VNNI; weights of 7 bits keep these in range everywhere, and are less exact.
     hop_s : float, optional
         Seconds from one example to the next, by default the model's own.
     pad : {"short", "none", "all"}, optional
@@ -92,10 +96,11 @@ def export_onnx(
     target = check_target(path, SUFFIX, overwrite=overwrite)
     if precision not in PRECISIONS:
         raise OptionError(f"precision: {precision!r} cannot be exported; expected one of {', '.join(PRECISIONS)}")
+    bits = check_weight_bits(weight_bits, precision)
     spec, found = open_model(model, weights, progress)
     cut = cutting(spec, input, hop_s, pad)
     metadata = describe(spec, found, cut, precision)
-    tensors, scales = _tensors(spec, found, precision, metadata)
+    tensors, scales = _tensors(spec, found, bits, metadata)
     built = graph.build(spec, scales=scales)
     if cut is not None:
         front_end.prepend(built, cut, log_offset=spec.log_offset)
@@ -111,21 +116,30 @@ def export_onnx(
     )
 
 
+def check_weight_bits(bits: int | None, precision: Precision) -> WeightBits | None:
+    """Return the bits of weights in 8-bit networks, None for networks in float32."""
+    if precision == "fp32":
+        if bits is not None:
+            raise OptionError("weight_bits: would not be used; expected precision='int8' beside it")
+        return None
+    chosen = WEIGHT_BITS[0] if bits is None else bits
+    if chosen not in WEIGHT_BITS:
+        raise OptionError(f"weight_bits: {bits!r} cannot be exported; expected {' or '.join(map(str, WEIGHT_BITS))}")
+    return chosen
+
+
 def _tensors(
-    spec: ModelSpec, weights: Weights, precision: Precision, metadata: dict[str, str]
+    spec: ModelSpec, weights: Weights, bits: int | None, metadata: dict[str, str]
 ) -> tuple[Mapping[str, npt.NDArray[Any]], Mapping[int, graph.Scale] | None]:
     """Return the tensors by the names of `graph.build`, and the scales of 8 bits; `metadata` is told of these."""
-    if precision == "fp32":
+    if bits is None:
         return graph.onnx_tensors(spec, weights.tensors), None
     from audioset import int8
 
+    # The cache has the bits that suit this processor, not the one that the file goes to; the calibration is the same.
     ready = int8.load(spec, weights)
-    made = int8.quantize(spec, weights, dict(ready.scales), calibration=ready.calibration, bits=_WEIGHT_BITS)
-    metadata |= {
-        "int8_calibration": made.calibration,
-        "int8_sha256": made.sha256,
-        "int8_weight_bits": str(_WEIGHT_BITS),
-    }
+    made = int8.quantize(spec, weights, dict(ready.scales), calibration=ready.calibration, bits=bits)
+    metadata |= {"int8_weight_bits": str(bits), "int8_calibration": made.calibration, "int8_sha256": made.sha256}
     return made.tensors, made.scales
 
 
