@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from audioset import features, models
+from audioset import weights as all_weights
 from audioset._version import __version__
 from audioset.errors import OptionError
 from audioset.features import Pad
 from audioset.models.spec import ModelSpec
 from audioset.weights import Progress, Weights
-from audioset.weights import load as load_weights
 from audioset.weights.content import check_names_and_shapes, check_output
 from audioset.weights.files import user_path
 
@@ -96,7 +96,7 @@ def open_model(
         found = weights
         check_names_and_shapes(spec, found.tensors, Path(found.name))
     else:
-        found = load_weights(model, weights, progress=progress)
+        found = all_weights.load(model, weights, progress=progress)
     return spec.of_format(found.provenance.get("source_format")), found
 
 
