@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 # Headings for the tables of the docstrings, by their number of columns.
 HEADINGS = {2: ("format", "what it holds"), 3: ("part", "name", "what it holds")}
+log = logging.getLogger("mkdocs.hooks")  # whose warnings a strict build counts
 MODELS_TABLE = "<!-- table of models -->"
 
 
@@ -36,6 +38,14 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in the table of models."""
     return markdown.replace(MODELS_TABLE, models_table()) if MODELS_TABLE in markdown else markdown
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Warn of what a browser would fetch from elsewhere: the site is one to read offline."""
+    for tag in re.findall(r"<(?:script|img|iframe|audio|source|video|link(?! rel=.canonical))\b[^>]*>", output):
+        if re.search(r"""\b(?:src|href)=["']?(?:https?:)?//""", tag):
+            log.warning("%s: fetches from elsewhere: %s", page.file.src_uri, tag)
+    return output
 
 
 def models_table() -> str:

@@ -53,9 +53,11 @@ def run(path: Path) -> Any:
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder)
-        shutil.copytree(ROOT / "examples", clone / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("notebooks", "temporary", "ipython/profile_default"):
+        for name in ("examples", "notebooks", "temporary", "ipython/profile_default"):
             (clone / name).mkdir(parents=True)
+        for example in (ROOT / "examples").iterdir():
+            if example.is_file():
+                shutil.copy(example, clone / "examples")
         (clone / "ipython/profile_default/ipython_kernel_config.py").write_text(SETTINGS, encoding="utf-8")
         environment = {"IPYTHONDIR": str(clone / "ipython"), "TMPDIR": str(clone / "temporary")}
         client = NotebookClient(

@@ -30,6 +30,7 @@ from audioset.weights import load as read_weights
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
     *sorted(path for folder in ("docs", "recipes") for path in (ROOT / folder).rglob("*.md")),
 ]
 SHELLS = ("bash", "sh", "console")
@@ -89,7 +90,7 @@ def ids(page: Path) -> str:
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vggish: audioset.Model) -> Path:
     """A folder with the example clips alone, where loading untrained:0 costs nothing."""
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("node_modules"))
     monkeypatch.chdir(tmp_path)
 
     def load(model: str = "vggish", weights: str | None = None, **_: Any) -> audioset.Model:
