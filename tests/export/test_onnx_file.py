@@ -108,6 +108,20 @@ def test_recordings_give_what_the_library_gives(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["scores"], model.tag(clip).values, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
+def test_openvino_runs_the_file_as_well(tmp_path: Path, rng: np.random.Generator) -> None:
+    openvino = pytest.importorskip("openvino")
+    path = tmp_path / "mini.onnx"
+    export_onnx("mini", path)
+    compiled = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for length in (0, *LENGTHS):
+        waveform = (0.1 * rng.standard_normal(length)).astype(np.float32)
+        expected = run(path, "waveform", waveform)
+        found = compiled({"waveform": waveform})
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4)
+
+
 @pytest.mark.usefixtures("few_sounds")
 @pytest.mark.parametrize("bits", [8, 7])
 def test_8_bits_are_the_librarys_on_the_same_examples(bits: Any, tmp_path: Path, rng: np.random.Generator) -> None:

@@ -110,7 +110,7 @@ def export(
     ] = InputChoice.waveform,
     precision: Annotated[
         ExportPrecisionChoice,
-        typer.Option("--precision", help="Of the network: `int8` is a quarter of the size and differs a little."),
+        typer.Option("--precision", help="Of the network: `int8` is smaller and differs a little."),
     ] = ExportPrecisionChoice.fp32,
     weight_bits: Annotated[
         int | None,
