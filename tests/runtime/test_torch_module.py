@@ -62,6 +62,25 @@ def test_the_number_of_threads_is_one_within_a_call_and_as_before_after_it(
     assert new == [3]
 
 
+def test_a_call_that_ends_in_another_thread_does_not_change_the_number_of_threads(three_threads: None) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def work() -> None:
+        with torch_module._THREADS.set_to(1):
+            begun.set()
+            assert ended.wait(60)
+            seen.append(torch.get_num_threads())
+
+    with torch_module._THREADS.set_to(1):
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert begun.wait(60)
+    ended.set()
+    thread.join(60)
+    assert seen == [1]
+
+
 def test_a_network_gives_no_gradients_and_needs_none(rng: np.random.Generator) -> None:
     opened = network(rng)
     assert not any(parameter.requires_grad for parameter in opened._runtime._module.parameters())  # type: ignore[attr-defined]

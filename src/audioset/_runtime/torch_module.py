@@ -87,8 +87,8 @@ class TorchModule:
 class _Threads:
     """The number of threads that PyTorch uses in a thread that calls it.
 
-    A thread's first call takes what was set last anywhere, so what to put back is what the first of several calls at
-    once found.
+    The first look at it in a thread takes what was set last anywhere, even over what was set in that thread before. So
+    each call looks before it sets, and what to put back is what the first of several calls at once found.
     """
 
     def __init__(self) -> None:
@@ -99,8 +99,9 @@ class _Threads:
     @contextmanager
     def set_to(self, count: int) -> Iterator[None]:
         with self._lock:
+            found = torch.get_num_threads()
             if not self._calls:
-                self._before = torch.get_num_threads()
+                self._before = found
             self._calls += 1
             torch.set_num_threads(count)
         try:
