@@ -177,3 +177,13 @@ def test_samples_whose_spectrum_overflows_are_refused_by_time() -> None:
     waveform[20_000] = 3e38
     with pytest.raises(AudioError, match=r"so large that their spectrum overflows, within 0\.00 to .* Scale"):
         features.examples(waveform)
+
+
+@pytest.mark.parametrize("peak", [1e19, 1e20, 1e36, 3e38])  # in a sum of squares, a square, a sum of bands, the spectrum
+@pytest.mark.parametrize("hop_s", [0.48, 0.96])
+def test_samples_that_overflow_at_any_step_are_refused_without_a_warning(
+    peak: float, hop_s: float, rng: np.random.Generator
+) -> None:
+    waveform = (peak * rng.choice([-1, 1], 16_000)).astype(np.float32)
+    with pytest.raises(AudioError, match="their spectrum overflows"):
+        features.examples(waveform, hop_s=hop_s)

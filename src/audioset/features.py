@@ -367,12 +367,11 @@ def _log_mel_examples(patches: list[Float32Array], log_offset: float) -> Float32
 
 def _log_mel_blocks(frames: Float32Array, log_offset: float) -> Float32Array:
     """(f, 400) samples to (f, 64) log-mel; f is a multiple of the block."""
-    spectrum = np.fft.rfft(frames * _hann(), FFT_SAMPLES)
-    parts = spectrum.view(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # ExampleStream finds and names it
+        spectrum = np.fft.rfft(frames * _hann(), FFT_SAMPLES)
+        parts = spectrum.view(np.float32)
         np.square(parts, out=parts)
-    magnitude: Float32Array = np.sqrt(parts[:, 0::2] + parts[:, 1::2])
-    with np.errstate(invalid="ignore"):
+        magnitude: Float32Array = np.sqrt(parts[:, 0::2] + parts[:, 1::2])
         mel: Float32Array = magnitude.reshape(-1, _BLOCK_FRAMES, magnitude.shape[-1]) @ mel_matrix()
     mel += np.float32(log_offset)
     np.log(mel, out=mel)
