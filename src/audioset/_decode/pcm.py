@@ -79,9 +79,9 @@ class Pcm:
                 yield np.frombuffer(data, dtype, whole * self.channels).reshape(-1, self.channels)
         if rest:
             raise AudioError(
-                f"{self.name}: ends within a frame: {len(rest)} of its {frame_bytes} bytes, after {num_frames:,} frames; "
-                f"expected whole frames ({self.channels} × {self.format}). Check the format and the number of channels, "
-                "and whether its writer was cut short"
+                f"{self.name}: ends within a frame: {len(rest)} of its {frame_bytes} bytes, after {num_frames:,} "
+                f"frames; expected whole frames ({self.channels} × {self.format}). Check the format and the number of "
+                "channels, and whether its writer was cut short"
             )
         if not num_frames:
             raise AudioError(f"{self.name}: 0 bytes; expected raw samples ({self.format}). Check what writes them")
