@@ -140,7 +140,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Write a model to a file that other programs run without this package, in browsers and on phones too.
+    """Write a model to a file that other programs run without this package, in browsers too.
 
     The file has the weights and, for waveforms, the front end inside. It says of itself what it is: model, weights and
     their hash, licence, citation, sample rate, hop, padding and classes. It is written whole or not at all.
