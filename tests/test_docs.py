@@ -8,6 +8,7 @@ something else: languages are those of `LANGUAGES`. The notebooks are in `test_n
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
 import io
 import itertools
@@ -23,9 +24,12 @@ import typer.testing
 
 import audioset
 from audioset import Model, models
+from audioset.classes import class_list
 from audioset.cli import app
+from audioset.finetune import read_sounds
 from audioset.train.config import TrainConfig
 from audioset.weights import load as read_weights
+from audioset.weights.catalogue import catalogue
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -34,7 +38,7 @@ PAGES = [
     *sorted(path for folder in ("docs", "recipes") for path in (ROOT / folder).rglob("*.md")),
 ]
 SHELLS = ("bash", "sh", "console")
-LANGUAGES = {"python", *SHELLS, "yaml", "json", "text"}
+LANGUAGES = {"python", *SHELLS, "js", "yaml", "json", "text"}
 BLOCK = re.compile(
     r"^(?P<skip><!-- not run: [^\n]+ -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
@@ -177,10 +181,61 @@ def test_every_extra_is_explained() -> None:
     assert sorted(explained) == sorted(re.findall(r"^(\w+) = ", section, re.MULTILINE))
 
 
-def test_embedding_the_examples_gives_what_the_page_says(elsewhere: Path) -> None:
-    said = next(code for code, _ in blocks(ROOT / "docs/how-to/folders.md", "text"))
-    result = typer.testing.CliRunner().invoke(app, ["embed", "examples/", "--dry-run"])
-    assert result.output == said
+def text_of(page: str) -> str:
+    """The one block of a page that shows an output, or a file."""
+    ((code, _),) = blocks(ROOT / page, "text")
+    return code
+
+
+def test_no_text_is_shown_that_the_tests_below_do_not_know() -> None:
+    drawn = {"docs/architecture.md"}
+    known = {"docs/how-to/folders.md", "docs/how-to/finetune.md", "docs/how-to/train.md"}
+    known |= {"docs/dataset/ontology.md", "docs/dataset/segments.md"}
+    assert {ids(page) for page in PAGES if blocks(page, "text")} == known | drawn
+
+
+@pytest.mark.parametrize(
+    ("page", "arguments"),
+    [
+        ("docs/how-to/folders.md", ["embed", "examples/", "--dry-run"]),
+        ("docs/dataset/ontology.md", ["dataset", "ontology", "tree", "Dog"]),
+    ],
+)
+def test_a_command_prints_what_the_page_says(page: str, arguments: list[str], elsewhere: Path) -> None:
+    assert typer.testing.CliRunner().invoke(app, arguments).output == text_of(page)
+
+
+def test_published_segments_are_counted_as_the_page_says(data_dir: Path) -> None:
+    segments = str(data_dir / "audioset/balanced_train_segments.csv")
+    output = typer.testing.CliRunner().invoke(app, ["dataset", "stats", segments]).output
+    assert output.startswith(text_of("docs/dataset/segments.md"))
+
+
+def test_the_csv_of_labelled_clips_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "birds.csv").write_text(text_of("docs/how-to/finetune.md"), encoding="utf-8")
+    for name in ("site1/monday.wav", "site2/sunday.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name, encoding="utf-8")  # the same sound twice would be left out
+    sounds = read_sounds(tmp_path / "birds.csv")
+    assert sounds.classes.names == ("robin", "wren")
+    assert [clip.labels for clip in sounds.clips] == [(0,), (0, 1), ()]
+    assert [(clip.start_s, clip.duration_s) for clip in sounds.clips] == [(12, 3.5), (20, 4), (0, 10)]
+    assert [clip.split for clip in sounds.clips] == ["", "", "test"]
+
+
+def test_the_csv_of_labels_has_a_row_a_file() -> None:
+    rows = list(csv.DictReader(text_of("docs/how-to/train.md").splitlines()))
+    assert [row["labels"].split(";") for row in rows] == [["Bird", "Wind"], ["Siren"]]
+    classes = class_list("audioset527")
+    assert all(name in classes.names for row in rows for name in row["labels"].split(";"))
+
+
+def test_the_catalogue_of_mirrors_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((code, _),) = blocks(ROOT / "docs/how-to/offline.md", "json")
+    (tmp_path / "mirrors.json").write_text(code.replace("…64 hexadecimal digits…", "0" * 64), encoding="utf-8")
+    monkeypatch.setenv("AUDIOSET_CATALOGUE", str(tmp_path / "mirrors.json"))
+    assert catalogue()["vggish"].url == "https://mirror.example.org/vggish_model.ckpt"
+    assert "vggish-birds" in catalogue()
 
 
 def test_readme_has_two_commands_for_ci_to_run() -> None:

@@ -43,7 +43,6 @@ def shown(cell: Any) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.filterwarnings("default")  # of what talks to the kernel; warnings within it are errors of `run`
 def test_running_it_gives_what_is_kept_in_it(path: Path) -> None:
     kept = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     fresh = runner.run(path)
@@ -103,19 +102,16 @@ def write_notebook(path: Path, source: str) -> Path:
     return path
 
 
-@pytest.mark.filterwarnings("default")
 def test_a_cell_that_fails_stops_it(tmp_path: Path) -> None:
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         runner.run(write_notebook(tmp_path / "broken.ipynb", "1 / 0"))
 
 
-@pytest.mark.filterwarnings("default")
 def test_a_warning_stops_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"warns\.ipynb: cell 1 wrote to standard error: .*UserWarning: careful"):
         runner.run(write_notebook(tmp_path / "warns.ipynb", "import warnings\nwarnings.warn('careful')"))
 
 
-@pytest.mark.filterwarnings("default")
 def test_it_runs_beside_the_examples_and_leaves_nothing(tmp_path: Path) -> None:
     source = "import os, tempfile\nprint(*sorted(os.listdir('../examples')), tempfile.mkdtemp())"
     notebook = runner.run(write_notebook(tmp_path / "looks.ipynb", source))
