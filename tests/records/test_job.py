@@ -309,6 +309,33 @@ def test_resume_names_the_options_that_differ(info: JobInfo, tmp_path: Path) -> 
         JobWriter(out, other, format="parquet", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"precision": "int8"}, {"precision": "bf16"}, "precision int8 then, bf16 now"),
+        ({"precision": "bf16", "engine": "openvino"}, {"engine": "torch"}, "engine openvino then, torch now"),
+        ({"precision": "bf16", "engine": "torch"}, {"device": "cuda:0"}, "device cpu then, cuda:0 now"),
+        ({"precision": "bf16", "engine": "torch", "device": "cuda:0"}, {"device": "cuda:1"}, ""),
+        ({}, {"engine": "torch", "device": "cuda:0"}, ""),
+    ],
+    ids=["precision", "engine", "device", "card", "fp32"],
+)
+def test_resume_mixes_engines_and_devices_in_float32_only(
+    before: dict[str, Any], now: dict[str, Any], said: str, info: JobInfo, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    info = replace(info, **before)
+    clips = make_clips(info, [3, 1])
+    cut_off(out, info, clips[:1])
+    other = replace(info, **now)
+    if not said:
+        write(out, other, clips, resume=True)
+        assert_holds(out, clips)
+        return
+    with pytest.raises(OutputError, match=rf"other options \({said}\)"):
+        JobWriter(out, other, format="parquet", resume=True)
+
+
 def test_resume_warns_of_another_version(info: JobInfo, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     cut_off(out, replace(info, version="0.0.1"), make_clips(info, [3]))

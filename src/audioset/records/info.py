@@ -17,14 +17,17 @@ LAYOUT = 1
 
 MAX_STORED_FAILURES = 10_000
 
-_NOT_DECIDING = ("engine", "device", "version")
+_NOT_DECIDING = frozenset({"version"})
+# They move the last digits in float32, and others in fewer bits.
+_NOT_DECIDING_IN_FP32 = _NOT_DECIDING | {"engine", "device"}
 
 
 @dataclass(frozen=True)
 class JobInfo:
     """The options that decide the values of a job's rows, and which software made them.
 
-    Two jobs are the same when all but `engine`, `device` and `version` are equal: their rows may then share a file.
+    Two jobs are the same when all but `version` and, in float32, `engine` and `device` are equal: their rows may then
+    share a file. Which of several graphics processors it was never matters.
 
     Attributes
     ----------
@@ -42,7 +45,7 @@ class JobInfo:
     precision, int8_sha256
         Of the network's arithmetic, and its weights in 8 bits where it ran in those.
     engine, device
-        What ran the network, and where; values agree between them within a documented tolerance.
+        What ran the network, and where; in float32 values agree between them within a documented tolerance.
     version
         Version of this package.
     """
@@ -67,11 +70,18 @@ class JobInfo:
 
     def differences(self, now: JobInfo) -> list[str]:
         """One "option: then, now" for each option in which a job differs from this one, empty for the same job."""
+        ignored = _NOT_DECIDING_IN_FP32 if "fp32" in (self.precision, now.precision) else _NOT_DECIDING
         return [
             f"{field.name} {getattr(self, field.name)} then, {getattr(now, field.name)} now"
             for field in fields(self)
-            if field.name not in _NOT_DECIDING and getattr(self, field.name) != getattr(now, field.name)
+            if field.name not in ignored and _deciding(self, field.name) != _deciding(now, field.name)
         ]
+
+
+def _deciding(info: JobInfo, name: str) -> object:
+    """What of an option decides values: of a device its kind, whichever card it is."""
+    value = getattr(info, name)
+    return value.partition(":")[0] if name == "device" else value
 
 
 @dataclass(frozen=True)
