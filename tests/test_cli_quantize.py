@@ -97,6 +97,19 @@ def test_json_tells_all(tiny_tagger: ModelSpec, seeded: Weights, folder: Path) -
     assert found["failures"] == []
 
 
+@pytest.mark.parametrize(("loudness", "count"), [(0.0, 5), (0.1, 1)], ids=["silence", "one example"])
+def test_a_calibration_with_nothing_to_compare_says_what_is_in_the_cache(
+    loudness: float, count: int, tiny_tagger: ModelSpec, seeded: Weights, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    soundfile.write(tmp_path / "clip.flac", loudness * rng.standard_normal(15_600 * count), 16_000)
+    result = run("-c", tmp_path / "clip.flac", "--json")
+    made = int8.load(tiny_tagger, seeded)
+    found = json.loads(result.stdout)
+    assert (found["int8_sha256"], found["agreement"]) == (made.sha256, None)
+    assert "not compared with float32" in result.stderr
+    assert "is in the cache, but cuts off all that is louder: calibrate on more" in result.stderr
+
+
 def test_what_embed_and_tag_use_is_what_was_made(seeded: Weights, folder: Path, tmp_path: Path) -> None:
     import audioset
 

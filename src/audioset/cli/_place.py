@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audioset._runtime.base import CPU, Place, resolve
-from audioset.cli._common import progress_on
+from audioset.cli._common import interrupted_says, progress_on
 
 __all__ = [
     "CPU",
@@ -110,7 +110,7 @@ def prepare(spec: ModelSpec, weights: Weights, place: Place) -> Prepared:
     ready = int8.find(spec, weights)
     if ready is None:
         typer.echo(f"making {spec.name} in 8 bits, once: some seconds", err=True)
-        with counting("calibrating") as show:
+        with interrupted_says("interrupted; nothing was made"), counting("calibrating") as show:
             ready = int8.load(spec, weights, progress=show)
     return Prepared(engine, ready.sha256)
 
