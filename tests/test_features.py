@@ -179,7 +179,8 @@ def test_samples_whose_spectrum_overflows_are_refused_by_time() -> None:
         features.examples(waveform)
 
 
-@pytest.mark.parametrize("peak", [1e19, 1e20, 1e36, 3e38])  # in a sum of squares, a square, a sum of bands, the spectrum
+# In a sum of squares, in squares, and in the spectrum itself.
+@pytest.mark.parametrize("peak", [1e19, 1e20, 3e38])
 @pytest.mark.parametrize("hop_s", [0.48, 0.96])
 def test_samples_that_overflow_at_any_step_are_refused_without_a_warning(
     peak: float, hop_s: float, rng: np.random.Generator
