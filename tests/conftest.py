@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # PyTorch's threads then sleep while they wait, as under the command itself: several times faster on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Keras takes its backend, and what else it goes by, when it is imported: the user's own settings are not the tests'.
+os.environ["KERAS_BACKEND"] = "torch"
+os.environ["KERAS_HOME"] = str(Path(tempfile.gettempdir(), "audioset-tests-keras"))
 
 _DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 

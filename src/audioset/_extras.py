@@ -8,11 +8,13 @@ from audioset.errors import MissingExtraError
 
 # Module: what it is called, and what pip calls it.
 _LIBRARIES = {
+    "keras": ("Keras", "keras"),
     "lightning": ("Lightning", "lightning"),
     "openvino": ("OpenVINO", "openvino"),
     "sounddevice": ("sounddevice", "sounddevice"),
     "sklearn": ("scikit-learn", "scikit-learn"),
     "tensorboard": ("TensorBoard", "tensorboard"),
+    "tensorflow": ("TensorFlow", "tensorflow"),
     "torch": ("PyTorch", "torch"),
     "yaml": ("PyYAML", "pyyaml"),
 }

@@ -19,6 +19,7 @@ from audioset.cli.models import downloading
 
 if TYPE_CHECKING:
     from audioset.export import Exported
+    from audioset.export.base import Cutting
     from audioset.export.onnx_file import WeightBits
     from audioset.features import Pad
     from audioset.weights import Weights
@@ -28,6 +29,9 @@ class FormatChoice(str, Enum):
     """The formats, each with an entry in `FORMATS`."""
 
     onnx = "onnx"
+    saved_model = "saved-model"
+    keras = "keras"
+    tflite = "tflite"
 
 
 class InputChoice(str, Enum):
@@ -61,10 +65,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Format:
-    """How a format's files end, and what writes one."""
+    """How a format's files end, what writes one, and what refuses before that what cannot be written.
+
+    An empty ending is that of a folder.
+    """
 
     ending: str
     write: Callable[[Request], Exported]
+    check: Callable[[Path, Cutting | None, bool], None]
+    precisions: tuple[ExportPrecisionChoice, ...] = (ExportPrecisionChoice.fp32,)
 
 
 def _onnx(request: Request) -> Exported:
@@ -83,8 +92,70 @@ def _onnx(request: Request) -> Exported:
     )
 
 
+def _check_onnx(target: Path, _: Cutting | None, overwrite: bool) -> None:
+    from audioset.export.base import check_target
+
+    check_target(target, ".onnx", overwrite=overwrite)
+
+
+def _saved_model(request: Request) -> Exported:
+    from audioset.export.tensorflow import export_saved_model
+
+    return _from_keras(export_saved_model, request)
+
+
+def _check_saved_model(target: Path, cut: Cutting | None, overwrite: bool) -> None:
+    from audioset.export.tensorflow import check_folder, check_tensorflow
+
+    check_folder(target, overwrite=overwrite)
+    check_tensorflow("SavedModel", cut)
+
+
+def _keras(request: Request) -> Exported:
+    from audioset.export.keras_file import export_keras
+
+    return _from_keras(export_keras, request)
+
+
+def _check_keras(target: Path, cut: Cutting | None, overwrite: bool) -> None:
+    from audioset.export.base import check_target
+    from audioset.export.keras_file import check_keras
+
+    check_target(target, ".keras", overwrite=overwrite)
+    check_keras(cut)
+
+
+def _tflite(request: Request) -> Exported:
+    from audioset.export.tensorflow import export_tflite
+
+    return _from_keras(export_tflite, request)
+
+
+def _check_tflite(target: Path, cut: Cutting | None, overwrite: bool) -> None:
+    from audioset.export.base import check_target
+    from audioset.export.tensorflow import check_tensorflow
+
+    check_target(target, ".tflite", overwrite=overwrite)
+    check_tensorflow("TensorFlow Lite", cut)
+
+
+def _from_keras(write: Callable[..., Exported], request: Request) -> Exported:
+    return write(
+        request.model,
+        request.out,
+        weights=request.weights,
+        input=request.input.value,
+        hop_s=request.hop_s,
+        pad=request.pad,
+        overwrite=request.overwrite,
+    )
+
+
 FORMATS: Final = {
-    FormatChoice.onnx: Format(".onnx", _onnx),
+    FormatChoice.onnx: Format(".onnx", _onnx, _check_onnx, tuple(ExportPrecisionChoice)),
+    FormatChoice.saved_model: Format("", _saved_model, _check_saved_model),
+    FormatChoice.keras: Format(".keras", _keras, _check_keras),
+    FormatChoice.tflite: Format(".tflite", _tflite, _check_tflite),
 }
 
 
@@ -98,7 +169,14 @@ def export(
         typer.Option("--weights", "-w", help="Its weights, as for `embed`.", show_default="the published ones"),
     ] = None,
     to_format: Annotated[
-        FormatChoice, typer.Option("--format", "-f", help="`onnx`: one file for ONNX Runtime and others.")
+        FormatChoice,
+        typer.Option(
+            "--format",
+            "-f",
+            help="`onnx`: one file for ONNX Runtime and others. `saved-model`: a folder that TensorFlow and "
+            "`tensorflow_hub` load, called as TF-Hub's VGGish and YAMNet. `keras`: a file for Keras 3. `tflite`: a "
+            "file for TensorFlow Lite. The last three need Keras, and but for `keras` TensorFlow.",
+        ),
     ] = FormatChoice.onnx,
     input: Annotated[  # noqa: A002
         InputChoice,
@@ -130,12 +208,14 @@ def export(
             "--pad",
             help="What does not fill an example of 0.975 s: `short` pads a clip shorter than one to one, `none` drops "
             "it, `all` pads the tail of every clip too.",
-            show_default="the model's own",
+            show_default="the model's own; `all` in saved-model and tflite",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The file to write.", show_default="the model's name, in this folder"),
+        typer.Option(
+            "--out", "-o", help="The file to write, or the folder.", show_default="the model's name, in this folder"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
@@ -154,19 +234,29 @@ def export(
       audioset export -m vggish --input examples -o vggish-examples.onnx
 
       audioset export -m birds.safetensors --hop 0.1 --pad none -o birds.onnx
+
+      audioset export -m vggish --format saved-model -o vggish
+
+      audioset export -m mini --format tflite
     """
     from audioset import models
     from audioset import weights as all_weights
-    from audioset.export.base import check_target, cutting
+    from audioset.errors import OptionError
+    from audioset.export.base import cutting
     from audioset.export.onnx_file import check_weight_bits
 
     chosen = FORMATS[to_format]
     target = out or Path(f"{Path(model).stem}{chosen.ending}")
     spec = models.get(model)
     # All that can be wrong is found before anything is downloaded or calibrated.
-    check_target(target, chosen.ending, overwrite=overwrite)
     policy: Pad | None = None if pad is None else pad.value
-    cutting(spec, input.value, hop, policy)
+    if precision not in chosen.precisions:
+        able = ", ".join(choice.value for choice, form in FORMATS.items() if precision in form.precisions)
+        raise OptionError(
+            f"--precision {precision.value}: not in {to_format.value}; expected {chosen.precisions[0].value}. "
+            f"Leave it out, or choose --format {able}"
+        )
+    chosen.check(target, cutting(spec, input.value, hop, policy), overwrite)
     bits = check_weight_bits(weight_bits, precision.value)
     with downloading(model) as progress:
         found = all_weights.load(model, weights, progress=progress)
