@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_a_calibration_with_nothing_to_compare_says_what_is_in_the_cache(
     assert "is in the cache, but cuts off all that is louder: calibrate on more" in result.stderr
 
 
+def test_what_can_be_read_only_once_is_refused_unread(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)  # whose opening would wait for a writer
+    result = run("-c", pipe, status=2)
+    assert isinstance(result.exception, OptionError)
+    assert f"--calibrate {pipe}: can be read only once; expected files" in str(result.exception)
+
+
 def test_what_embed_and_tag_use_is_what_was_made(seeded: Weights, folder: Path, tmp_path: Path) -> None:
     import audioset
 
@@ -166,7 +175,7 @@ def test_a_damaged_file_in_the_cache_is_replaced(tiny_tagger: ModelSpec, seeded:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-c", "-"], "--calibrate -: standard input cannot"),
+        (["-c", "-"], "--calibrate -: can be read only once"),
         (["--max-examples", "100"], "--max-examples: would not be used; expected --calibrate"),
         (["--threads", "0"], "threads: 0 is out of range"),
     ],

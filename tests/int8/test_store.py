@@ -164,13 +164,21 @@ def _of_other_weights(path: Path) -> None:
     safetensors_file.write(path, tensors, {**metadata, "weights_sha256": "0" * 64})
 
 
+def _with_scales_in_a_list(path: Path) -> None:
+    tensors, metadata = safetensors_file.read(path)
+    tensors = {name: values.copy() for name, values in tensors.items()}
+    safetensors_file.write(path, tensors, {**metadata, "scales": "[1, 2]"})
+
+
 def _of_another_type(path: Path) -> None:
     tensors, metadata = safetensors_file.read(path)
     tensors = {name: values.copy() for name, values in tensors.items()}
     safetensors_file.write(path, {**tensors, "a/weights": tensors["a/weights"].astype(np.int16)}, metadata)
 
 
-@pytest.mark.parametrize("damage", [_cut, _emptied, _without_scales, _of_other_weights, _of_another_type])
+@pytest.mark.parametrize(
+    "damage", [_cut, _emptied, _without_scales, _with_scales_in_a_list, _of_other_weights, _of_another_type]
+)
 def test_a_damaged_file_says_what_to_do_and_is_made_again(damage, tiny: ModelSpec, seeded: Weights) -> None:
     made = int8.load(tiny, seeded)
     assert made.path is not None
@@ -181,6 +189,34 @@ def test_a_damaged_file_says_what_to_do_and_is_made_again(damage, tiny: ModelSpe
         audioset.load("tiny", "untrained:0", precision="int8")
     assert int8.save_synthesized(tiny, seeded).sha256 == made.sha256
     assert int8.load(tiny, seeded).sha256 == made.sha256
+
+
+def test_changed_bytes_are_found_when_the_cache_is_verified(tiny: ModelSpec, seeded: Weights) -> None:
+    made = int8.load(tiny, seeded)
+    assert made.path is not None
+    run = CliRunner()
+    whole = run.invoke(app, ["models", "verify"])
+    assert (whole.exit_code, whole.stdout) == (0, f"ok   in 8 bits  {made.path}\n")
+    assert run.invoke(app, ["models", "verify", str(made.path)]).stdout == f"ok   {made.path}  {made.path}\n"
+    content = bytearray(made.path.read_bytes())
+    content[-1] ^= 1
+    made.path.write_bytes(content)
+    harmed = run.invoke(app, ["models", "verify"])
+    assert harmed.exit_code == 1
+    assert harmed.stdout.startswith(f"BAD  in 8 bits  {made.path}: ")
+    assert f"in place of {made.sha256}" in harmed.stdout
+    assert "Make it again with `audioset quantize`" in harmed.stdout
+
+
+def test_changed_scales_are_found_when_the_file_is_verified(tiny: ModelSpec, seeded: Weights) -> None:
+    made = int8.load(tiny, seeded)
+    assert made.path is not None
+    tensors, metadata = safetensors_file.read(made.path)
+    scales = {index: [2 * scale.scale, scale.zero_point] for index, scale in made.scales.items()}
+    tensors = {name: values.copy() for name, values in tensors.items()}
+    safetensors_file.write(made.path, tensors, {**metadata, "scales": json.dumps(scales)})
+    with pytest.raises(WeightsFormatError, match=rf"content of sha256 \w+ in place of {made.sha256}; expected"):
+        int8.verify(made.path)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tiny: ModelSpec, seeded: Weights, isolated_cache: Path) -> None:

@@ -167,8 +167,9 @@ def verify(
 ) -> None:
     """Hash files again and compare: with the catalogue as fetched, with what they say of themselves as converted.
 
-    Weights that come with the package are read again. One line a file goes to standard output; the exit status is 1
-    if any is not as it should be. What int8 and other ways of running a network change is for `audioset verify`.
+    Networks in 8 bits in the cache are held to what they say of themselves too, and weights that come with the package
+    are read again. One line a file goes to standard output; the exit status is 1 if any is not as it should be. What
+    int8 and other ways of running a network change is for `audioset verify`.
 
     Examples:
 

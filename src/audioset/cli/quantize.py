@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioset.cli._common import interrupted_says, reason_of, report_failures, write_columns
+from audioset.cli._common import interrupted_says, is_read_once, reason_of, report_failures, write_columns
 from audioset.cli._place import counting
 from audioset.cli.models import downloading
-from audioset.inputs import STDIN, Inputs, expand
+from audioset.inputs import Inputs, expand
 
 if TYPE_CHECKING:
     from audioset.int8 import Int8Weights, Recordings
@@ -78,8 +78,8 @@ def quantize(
 
     own = bool(calibrate or files_from)
     inputs = expand(calibrate or [], lists=files_from or [])
-    if STDIN in inputs.files:
-        raise OptionError("--calibrate -: standard input cannot be taken apart; expected files, folders or patterns")
+    for name in filter(is_read_once, inputs.files):
+        raise OptionError(f"--calibrate {name}: can be read only once; expected files, folders or patterns")
     if not own and max_examples != MAX_EXAMPLES:
         raise OptionError("--max-examples: would not be used; expected --calibrate beside it")
     check_cores(threads, None)

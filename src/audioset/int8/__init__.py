@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from audioset.int8.making import calibrate, quantize
 from audioset.int8.recordings import Recordings, quantize_on, read_recordings, save_on
-from audioset.int8.store import find, load, save, save_synthesized, synthesized_examples
+from audioset.int8.store import find, load, save, save_synthesized, synthesized_examples, verify
 from audioset.int8.tensors import Int8Weights
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "save_on",
     "save_synthesized",
     "synthesized_examples",
+    "verify",
 ]

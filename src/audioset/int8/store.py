@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from audioset import features, graph
 from audioset._files import unwritable
@@ -17,7 +18,7 @@ from audioset._runtime.onnx_runtime import saturates
 from audioset.errors import OptionError, WeightsFormatError
 from audioset.features import Float32Array
 from audioset.graph import Scale
-from audioset.int8.making import Progress, calibrate, quantize
+from audioset.int8.making import Progress, calibrate, quantize, sha256_of
 from audioset.int8.sounds import calibration_sounds
 from audioset.int8.tensors import Int8Weights
 from audioset.models.spec import ModelSpec
@@ -120,6 +121,20 @@ def _make(
     return _read(spec, weights, path)
 
 
+def verify(path: Path) -> None:
+    """Hash a network in 8 bits in the cache again.
+
+    Raises
+    ------
+    WeightsFormatError
+        Its content is not what the file says.
+    """
+    tensors, scales, metadata = _parts(path)
+    got, stated = sha256_of(tensors, scales), metadata["content_sha256"]
+    if got != stated:
+        raise _unusable(path, f"content of sha256 {got} in place of {stated}")
+
+
 def synthesized_examples(spec: ModelSpec) -> Iterable[Float32Array]:
     """Yield the examples of the package's own calibration sounds, as the model's front end makes them."""
     for _, waveform in calibration_sounds():
@@ -174,20 +189,26 @@ def _path(spec: ModelSpec, weights: Weights) -> Path:
 
 
 def _read(spec: ModelSpec, weights: Weights, path: Path) -> Int8Weights:
+    tensors, scales, metadata = _parts(path)
+    expected = _shapes(spec)
+    found = {name: (values.dtype.name, values.shape) for name, values in tensors.items()}
+    if found != expected or metadata["weights_sha256"] != weights.sha256 or sorted(scales) != graph.int8_readers(spec):
+        raise _unusable(path, "tensors of another network")
+    return Int8Weights(tensors, scales, metadata["content_sha256"], metadata["calibration"], path)
+
+
+def _parts(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[int, Scale], dict[str, str]]:
+    """Tensors, scales, and metadata that has all of `_WORDS`."""
     try:
         tensors, metadata = safetensors_file.read(path)
     except WeightsFormatError as error:
         raise _unusable(path, "damaged") from error
     try:
-        sha256, calibration, scales_text, of_weights = (metadata[word] for word in _WORDS)
-        scales = {int(index): Scale(float(s), int(zero)) for index, (s, zero) in json.loads(scales_text).items()}
-    except (KeyError, ValueError, TypeError) as error:
+        metadata = {word: metadata[word] for word in _WORDS}
+        scales = {int(index): Scale(float(s), int(zero)) for index, (s, zero) in json.loads(metadata["scales"]).items()}
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
         raise _unusable(path, f"metadata that cannot be used ({error!r})") from error
-    expected = _shapes(spec)
-    found = {name: (values.dtype.name, values.shape) for name, values in tensors.items()}
-    if found != expected or of_weights != weights.sha256 or sorted(scales) != graph.int8_readers(spec):
-        raise _unusable(path, "tensors of another network")
-    return Int8Weights(tensors, scales, sha256, calibration, path)
+    return tensors, scales, metadata
 
 
 def _shapes(spec: ModelSpec) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from audioset import models
 from audioset.errors import WeightsError
-from audioset.weights import content
+from audioset.weights import content, safetensors_file
 from audioset.weights.catalogue import PCA, WEIGHTS, CatalogueEntry, catalogue
 from audioset.weights.conversion import converted_path, open_built_in, open_ready
 from audioset.weights.download import is_whole
@@ -86,8 +86,8 @@ class Check:
 def verify(names: Iterable[str] = ()) -> list[Check]:
     """Return what hashing again says of files in the cache (no names: all of them) or of safetensors files by path.
 
-    The files as published are held to the catalogue; converted ones to the hash of their content in their metadata.
-    Of weights that come with the package, it is whether they load.
+    The files as published are held to the catalogue; converted ones, and networks in 8 bits, to the hash of their
+    content in their metadata. Of weights that come with the package, it is whether they load.
 
     Raises
     ------
@@ -118,12 +118,21 @@ def verify(names: Iterable[str] = ()) -> list[Check]:
         in_folder = folder.glob("*.safetensors") if os.path.isdir(folder) else ()  # pathlib's raises for some names
         rest = sorted(path for path in in_folder if path not in done)
         checks += [_check_content(path, "converted") for path in rest]
+        in_int8 = cache_dir() / "int8"
+        networks = sorted(in_int8.glob("*.safetensors")) if os.path.isdir(in_int8) else ()
+        checks += [_check_content(path, "in 8 bits") for path in networks]
     return checks
 
 
 def _check_content(path: Path, name: str) -> Check:
+    from audioset import int8  # which builds on this package
+
+    found = ""
     try:
-        found = content.verify(path)
+        if "calibration" in safetensors_file.read(path)[1]:
+            int8.verify(path)
+        else:
+            found = content.verify(path)
     except WeightsError as error:
         found = str(error)
     return Check(name, path, not found, found)
