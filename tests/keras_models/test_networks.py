@@ -163,6 +163,7 @@ def test_frozen_layers_stay_as_they_are() -> None:
     assert [weight.path for weight in network.trainable_weights] == ["logits/kernel", "logits/bias"]
 
 
+@pytest.mark.slow
 def test_a_keras_file_is_loaded_by_keras_after_one_import(tmp_path: Path, rng: np.random.Generator) -> None:
     network = audioset_keras.mini()
     clips = (0.3 * rng.standard_normal((1, 20_000))).astype(np.float32)

@@ -1,9 +1,10 @@
 """The kinds of layer that the networks are made of.
 
-A network is a tuple of these, written once in its own file. `graph.py` turns it into ONNX and `torch/layers.py` into
-a module; nothing else about a network is written anywhere else: shapes, names of tensors and sizes are all derived
-here. Names and layouts are TensorFlow's, as in the published files: convolution kernels (height, width, in, out),
-depthwise kernels (height, width, channels, 1), matrices (in, out); padding is TensorFlow's SAME.
+A network is a tuple of these, written once in its own file. `graph.py` turns it into ONNX, `torch/layers.py` into a
+module and `keras/layers.py` into a Keras model; nothing else about a network is written anywhere else: shapes, names of
+tensors and sizes are all derived here. Names and layouts are TensorFlow's, as in the published files: convolution
+kernels (height, width, in, out), depthwise kernels (height, width, channels, 1), matrices (in, out); padding is
+TensorFlow's SAME.
 """
 
 from __future__ import annotations
