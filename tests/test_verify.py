@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,12 @@ def test_a_network_agrees_with_itself(pair: tuple[Network, Network], files: list
     assert found.correlation == pytest.approx(1, abs=1e-12)
     assert found.outputs["embedding"].max_difference == 0
     assert found.file_neighbours is None  # of three files
+
+
+def test_files_may_be_paths(pair: tuple[Network, Network], files: list[str]) -> None:
+    found = compare(*pair, map(Path, files[:3]))
+    assert found == compare(*pair, files[:3])
+    assert json.loads(json.dumps(found.to_dict()))["outputs"]["embedding"]["lowest_file"] in files[:3]
 
 
 def test_threads_change_nothing(pair: tuple[Network, Network], files: list[str]) -> None:
@@ -173,8 +180,6 @@ def test_examples_are_compared_without_files(pair: tuple[Network, Network], rng:
 
 
 def test_json_names_files_and_holds_numbers(pair: tuple[Network, Network], files: list[str]) -> None:
-    import json
-
     found = compare(*pair, files)
     said = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     lowest = found.outputs["scores"].lowest_file

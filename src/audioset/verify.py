@@ -8,6 +8,7 @@ Both run on the same examples, which are decoded once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -98,7 +99,7 @@ class Agreement:
 
 def verify(
     model: Model,
-    files: Iterable[str],
+    files: Iterable[str | os.PathLike[str]],
     *,
     precision: str = "int8",
     engine: str | None = None,
@@ -134,7 +135,7 @@ def verify(
 def compare(
     reference: Network,
     other: Network,
-    files: Iterable[str],
+    files: Iterable[str | os.PathLike[str]],
     *,
     max_examples: int = MAX_EXAMPLES,
     pca: Pca | None = None,
@@ -147,7 +148,7 @@ def compare(
     ----------
     reference, other : Network
         The same network, run in two ways.
-    files : iterable of str
+    files : iterable of path
         Audio of any format. One that cannot be read does not stop the others: it is in `failures`.
     max_examples : int
         To compare, at most: spread evenly over the files, and over time within longer ones. Their rows are held in
@@ -172,7 +173,7 @@ def compare(
     if max_examples < 2:
         raise OptionError(f"max_examples: {max_examples} is out of range; expected 2 or more")
     check_cores(threads, None)
-    pieces = excerpts(list(files), max_examples, hop_s=spec.hop_s, pad=spec.pad)
+    pieces = excerpts([os.fspath(file) for file in files], max_examples, hop_s=spec.hop_s, pad=spec.pad)
     blocks: list[list[_Rows]] = [[] for _ in pieces]
     failed: dict[str, Exception] = {}
     done = 0
