@@ -101,6 +101,20 @@ assert losses[-1] < losses[0] / 2, losses
 assert model.predict(tones, verbose=0).argmax(1).tolist() == [0, 1] * 4
 """
 
+COUNTS = """
+import json, sys
+import numpy as np, tensorflow as tf
+
+folder, lengths = sys.argv[1], list(map(int, sys.argv[2:]))
+saved = tf.saved_model.load(f"{folder}/mini").signatures["serving_default"]
+lite = tf.lite.Interpreter(f"{folder}/mini.tflite").get_signature_runner("serving_default")
+clips = [np.zeros(n, "float32") for n in lengths]
+print(json.dumps({
+    "saved model": [len(saved(waveform=tf.constant(clip))["scores"]) for clip in clips],
+    "tflite": [len(lite(waveform=clip)["scores"]) for clip in clips],
+}))
+"""
+
 
 @pytest.fixture(scope="module")
 def tensorflow() -> str:
@@ -227,3 +241,14 @@ def test_a_folder_is_replaced_when_asked_to_and_nothing_else_is_left(tensorflow:
 
 def test_keras_trains_on_waveforms_of_any_length(tensorflow: str) -> None:
     run(tensorflow, "-c", TRAINS)
+
+
+def test_other_hops_and_paddings_give_their_own_rows(tensorflow: str, tmp_path: Path) -> None:
+    lengths = (1, 15_599, 15_600, 17_199, 17_200)
+    for to_format, target in (("saved-model", "mini"), ("tflite", "mini.tflite")):
+        options = ("--format", to_format, "--hop", 0.1, "--pad", "none", "-o", tmp_path / target)
+        run(tensorflow, *COMMAND, "export", "-m", "mini", *options)
+    counts = json.loads(run(tensorflow, "-c", COUNTS, tmp_path, *lengths).splitlines()[-1])
+    expected = [features.num_examples(n, hop_s=0.1, pad="none") for n in lengths]
+    assert counts == {"saved model": expected, "tflite": expected}
+    assert expected[:3] == [0, 0, 1]

@@ -115,6 +115,11 @@ def test_waveforms_give_what_the_library_gives(model: Model, rng: np.random.Gene
     assert {name: values.shape[-1] for name, values in network.output.items()} == model.spec.outputs
 
 
+def test_clips_without_an_example_give_no_rows() -> None:
+    got = outputs_of(audioset_keras.mini(pad="none"), np.zeros((2, 15_599), np.float32))
+    assert {name: values.shape for name, values in got.items()} == {"embedding": (2, 0, 128), "scores": (2, 0, 521)}
+
+
 @pytest.mark.filterwarnings("ignore::audioset.features.ShortClipWarning")
 @pytest.mark.parametrize("num_samples", [1, 15_599, 15_600, 15_601, 23_280, 23_281])
 def test_mini_gives_as_many_rows_as_the_library(num_samples: int) -> None:

@@ -245,11 +245,15 @@ class _Traced:
     def _from_waveform(self, front: Any, waveform: Any, precision: str | None) -> dict[str, Any]:
         import tensorflow as tf
 
+        from audioset.keras import MergeExamples, SplitExamples
+
         missing = tf.maximum(self._fewest - tf.shape(waveform)[0], 0)
         batch = tf.pad(waveform, [[0, missing]])[tf.newaxis]
         spectrogram = front.spectrogram(batch, precision=precision)
-        examples = front.cut(spectrogram, front.num_examples(tf.shape(batch)[1]))[0]
-        return {**self._from_examples(examples), "log_mel_spectrogram": spectrogram[0]}
+        examples = front.cut(spectrogram, front.num_examples(tf.shape(batch)[1]))
+        outputs = self._from_examples(MergeExamples()(examples))
+        rows = {name: SplitExamples()(values, examples)[0] for name, values in outputs.items()}
+        return {**rows, "log_mel_spectrogram": spectrogram[0]}
 
     def _from_examples(self, examples: Any) -> dict[str, Any]:
         outputs: dict[str, Any] = self._network(examples)

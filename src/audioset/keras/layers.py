@@ -92,12 +92,18 @@ def _layer(layer: Layer) -> keras.layers.Layer:
 
 @keras.saving.register_keras_serializable(package="audioset")
 class MergeExamples(keras.layers.Layer):  # type: ignore[misc]
-    """The examples of all clips in a row: (n, k, 96, 64) to (n · k, 96, 64)."""
+    """The examples of all clips in a row: (n, k, 96, 64) to (n · k, 96, 64).
+
+    Where there are none, one of zeros, as not every backend convolves nothing; `SplitExamples` leaves it out.
+    """
 
     def call(self, examples: Any) -> Any:
         """Return the examples without the axis of clips."""
         clips, count = ops.shape(examples)[:2]
-        return ops.reshape(examples, (clips * count, *examples.shape[2:]))
+        rows = clips * count
+        merged = ops.reshape(examples, (rows, *examples.shape[2:]))
+        missing = max(1 - rows, 0) if isinstance(rows, int) else ops.maximum(1 - rows, 0)
+        return ops.pad(merged, [[0, missing], [0, 0], [0, 0]])
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape without the axis of clips."""
@@ -111,7 +117,7 @@ class SplitExamples(keras.layers.Layer):  # type: ignore[misc]
     def call(self, rows: Any, examples: Any) -> Any:
         """Return the rows by clip and example."""
         clips, count = ops.shape(examples)[:2]
-        return ops.reshape(rows, (clips, count, rows.shape[-1]))
+        return ops.reshape(rows[: clips * count], (clips, count, rows.shape[-1]))
 
     def compute_output_shape(
         self, rows_shape: tuple[int | None, ...], examples_shape: tuple[int | None, ...]
