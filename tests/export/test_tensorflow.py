@@ -202,6 +202,13 @@ def test_there_are_as_many_rows_as_from_tf_hub(results: Any) -> None:
                 np.testing.assert_allclose(spectrogram, expected, atol=6e-3, rtol=0, err_msg=f"{way} {clip}")
 
 
+def test_the_signature_has_the_outputs_that_are_reported(results: Any) -> None:
+    model, _, given = results
+    expected = {"scores", "embedding", "log_mel_spectrogram"} if model.spec.num_classes else {"embedding"}
+    for way in ("signature", "tflite", "tf2"):
+        assert {key.rpartition("/")[2] for key in given if key.startswith(f"{way}/")} == expected
+
+
 def test_a_model_with_classes_has_their_table(results: Any) -> None:
     model, _, given = results
     if model.spec.classes is None:

@@ -151,9 +151,15 @@ def check_folder(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if not target.is_dir():
         check_output(target, overwrite=False)
         return target
-    if any(target.iterdir()) and not (target / _SAVED_MODEL_FILE).is_file():
+    try:
+        is_empty = not any(target.iterdir())
+    except OSError as error:
+        raise unwritable(target, error) from error
+    if is_empty:
+        return target
+    if not (target / _SAVED_MODEL_FILE).is_file():
         raise OutputError(f"{target}: a folder that holds no SavedModel; expected a new one. Choose another name")
-    if not overwrite and any(target.iterdir()):
+    if not overwrite:
         raise OutputError(
             f"{target}: exists already; expected a new folder. Choose another name, or ask to overwrite it"
         )
@@ -227,19 +233,23 @@ class _Traced:
         import tensorflow as tf
 
         module = self._module
-        by_name = tf.function(self._function, input_signature=[self._given])
+        by_name = tf.function(self._by_name, input_signature=[self._given])
         called = tf.function(self._call, input_signature=[self._given])
         module.__call__ = called
         with tempfile.TemporaryDirectory() as holding:
             if self._spec.classes is not None:
-                table = Path(holding, f"{self._spec.name}_class_map.csv")
+                table = Path(holding, "class_map.csv")
                 _write_classes(self._spec, table)
                 module.class_map = tf.saved_model.Asset(str(table))
                 module.class_map_path = tf.function(lambda: module.class_map.asset_path, input_signature=[])
             tf.saved_model.save(module, str(folder), signatures={SIGNATURE: by_name})
 
+    def _by_name(self, given: Any) -> dict[str, Any]:
+        found = self._function(given)
+        return {name: found[name] for name in self.outputs}
+
     def _call(self, given: Any) -> Any:
-        outputs = tuple(self._function(given)[name] for name in self.outputs)
+        outputs = tuple(self._by_name(given).values())
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _from_waveform(self, front: Any, waveform: Any, precision: str | None) -> dict[str, Any]:
