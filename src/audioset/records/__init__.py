@@ -4,7 +4,7 @@ A row is one embedding: the file it comes from, where in it the example starts a
 
 ========  =====================================================================================================
 parquet   columns ``file`` string, ``start_s`` double, ``end_s`` double, ``embedding`` fixed_size_list<float32 or
-          uint8>[dim]; none is ever null. Row groups of at most 32,768 rows and 4 MiB; zstd (float32 values with
+          uint8>[dim]; none is ever null. Row groups of at most 32,768 rows and 2 MiB; zstd (float32 values with
           byte_stream_split, uint8 with a dictionary); page checksums. The schema's metadata holds the job under
           the key ``audioset`` (JSON).
 npz       arrays ``embedding`` (rows, dim), ``start_s`` (rows,), ``end_s`` (rows,), ``file_index`` (rows,),

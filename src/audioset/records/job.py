@@ -123,7 +123,7 @@ class JobWriter:
     Notes
     -----
     Left by an exception, finished files stay in the work folder for `resume`. Rows reach the disk every 20 seconds or
-    4 MiB, in the calling thread: about 1 ms of work for each second of embedding.
+    2 MiB, in the calling thread: about 1 ms of work for each second of embedding.
     """
 
     def __init__(
