@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -354,24 +355,50 @@ def _log_mel_frames(samples: Float32Array, count: int, log_offset: float) -> Flo
         samples = np.concatenate([samples, np.zeros(needed - len(samples), np.float32)])
     frames = np.lib.stride_tricks.sliding_window_view(samples[:needed], WINDOW_SAMPLES)[::FRAME_HOP_SAMPLES]
     at_once = _EXAMPLES_AT_ONCE * NUM_FRAMES
-    parts = [_log_mel_blocks(frames[at : at + at_once], log_offset) for at in range(0, len(frames), at_once)]
+    parts = [_log_mel_blocks([frames[at : at + at_once]], log_offset) for at in range(0, len(frames), at_once)]
     return np.concatenate(parts)[:count]
 
 
 def _log_mel_examples(patches: list[Float32Array], log_offset: float) -> Float32Array:
     """Log-mel of waveforms of one example each."""
     view = np.lib.stride_tricks.sliding_window_view
-    frames = np.concatenate([view(patch, WINDOW_SAMPLES)[::FRAME_HOP_SAMPLES] for patch in patches])
+    frames = [view(patch, WINDOW_SAMPLES)[::FRAME_HOP_SAMPLES] for patch in patches]
     return _log_mel_blocks(frames, log_offset).reshape(-1, NUM_FRAMES, NUM_MEL_BANDS)
 
 
-def _log_mel_blocks(frames: Float32Array, log_offset: float) -> Float32Array:
-    """(f, 400) samples to (f, 64) log-mel; f is a multiple of the block."""
+class _Workspace(threading.local):
+    """Room for the intermediate results of one block of work, kept by each thread.
+
+    Taken anew each time, it costs up to twice the arithmetic, where the C library hands memory of this size back to the
+    system at once and every page of it faults.
+    """
+
+    def __init__(self) -> None:
+        frames, bins = _EXAMPLES_AT_ONCE * NUM_FRAMES, FFT_SAMPLES // 2 + 1
+        self.windowed = np.empty((frames, WINDOW_SAMPLES), np.float32)
+        self.spectrum = np.empty((frames, bins), np.complex64)
+        self.magnitude = np.empty((frames, bins), np.float32)
+
+
+_workspace = _Workspace()
+
+
+def _log_mel_blocks(parts: list[Float32Array], log_offset: float) -> Float32Array:
+    """Samples of frames (f, 400), in parts, to (f, 64) log-mel; f, over all parts, is a multiple of the block."""
+    count = sum(map(len, parts))
+    windowed, spectrum, magnitude = (
+        room[:count] for room in (_workspace.windowed, _workspace.spectrum, _workspace.magnitude)
+    )
     with np.errstate(over="ignore", invalid="ignore"):  # ExampleStream finds and names it
-        spectrum = np.fft.rfft(frames * _hann(), FFT_SAMPLES)
-        parts = spectrum.view(np.float32)
-        np.square(parts, out=parts)
-        magnitude: Float32Array = np.sqrt(parts[:, 0::2] + parts[:, 1::2])
+        at = 0
+        for frames in parts:
+            np.multiply(frames, _hann(), out=windowed[at : at + len(frames)])
+            at += len(frames)
+        np.fft.rfft(windowed, FFT_SAMPLES, out=spectrum)
+        pairs = spectrum.view(np.float32)
+        np.square(pairs, out=pairs)
+        np.add(pairs[:, 0::2], pairs[:, 1::2], out=magnitude)
+        np.sqrt(magnitude, out=magnitude)
         mel: Float32Array = magnitude.reshape(-1, _BLOCK_FRAMES, magnitude.shape[-1]) @ mel_matrix()
     mel += np.float32(log_offset)
     np.log(mel, out=mel)
