@@ -21,7 +21,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -375,9 +375,12 @@ class _Workspace(threading.local):
 
     def __init__(self) -> None:
         frames, bins = _EXAMPLES_AT_ONCE * NUM_FRAMES, FFT_SAMPLES // 2 + 1
-        self.windowed = np.empty((frames, WINDOW_SAMPLES), np.float32)
-        self.spectrum = np.empty((frames, bins), np.complex64)
-        self.magnitude = np.empty((frames, bins), np.float32)
+        # Windowed samples, spectrum, magnitudes.
+        self.rooms: tuple[npt.NDArray[Any], ...] = (
+            np.empty((frames, WINDOW_SAMPLES), np.float32),
+            np.empty((frames, bins), np.complex64),
+            np.empty((frames, bins), np.float32),
+        )
 
 
 _workspace = _Workspace()
@@ -386,9 +389,7 @@ _workspace = _Workspace()
 def _log_mel_blocks(parts: list[Float32Array], log_offset: float) -> Float32Array:
     """Samples of frames (f, 400), in parts, to (f, 64) log-mel; f, over all parts, is a multiple of the block."""
     count = sum(map(len, parts))
-    windowed, spectrum, magnitude = (
-        room[:count] for room in (_workspace.windowed, _workspace.spectrum, _workspace.magnitude)
-    )
+    windowed, spectrum, magnitude = (room[:count] for room in _workspace.rooms)
     with np.errstate(over="ignore", invalid="ignore"):  # ExampleStream finds and names it
         at = 0
         for frames in parts:
