@@ -19,8 +19,9 @@ from measure.protocol import NotAvailableError, Reply, Worker
 from measure.setting import Setting
 
 _MAX_COMPARED_FILES = 64
-# Least cosine at which another implementation of the network counts as doing the same work.
-AGREED = 0.9999
+# Least cosine at which another implementation of the network counts as doing the same work. Resamplers differ: with
+# resampy, as the originals have it, the least of 324 examples was 0.99983.
+AGREED = 0.9995
 
 
 def measure(setting: Setting) -> list[dict[str, Any]]:
