@@ -110,5 +110,10 @@ def test_a_folder_is_not_written_over(here: Path) -> None:
     (here / "old" / "saved_model.pb").write_text("")
     with pytest.raises(OutputError, match=r"old: exists already; .*ask to overwrite it"):
         export_saved_model("mini", "old")
+    (here / "old" / "thesis.txt").write_text("")
+    with pytest.raises(OutputError, match=r"old: holds thesis\.txt beside a SavedModel"):
+        export_saved_model("mini", "old", overwrite=True)
+    with pytest.raises(OutputError, match=r"thesis\.txt: is a file; expected the name of a folder"):
+        export_saved_model("mini", "old/thesis.txt", overwrite=True)
     with pytest.raises(OutputError, match="its folder does not exist"):
         export_saved_model("mini", "nowhere/mini")

@@ -116,6 +116,43 @@ print(json.dumps({
 """
 
 
+# Given: the folder of the exports, and code of pages. Where TensorFlow Hub is not installed, what its `load` calls is.
+PAGES = """
+import os, sys, types
+import numpy as np, tensorflow
+
+try:
+    import tensorflow_hub
+except ImportError:
+    tensorflow_hub = sys.modules["tensorflow_hub"] = types.ModuleType("tensorflow_hub")
+    tensorflow_hub.load = tensorflow.saved_model.load
+os.chdir(sys.argv[1])
+names = {"np": np, "hub": tensorflow_hub, "waveform": np.zeros(48_000, "float32")}
+for code in sys.argv[2:]:
+    exec(code, names)
+    if (rows := names.get("embeddings")) is not None:
+        print(tuple(rows.shape))
+print(sorted(names["outputs"]), len(open(names["class_map"]).readlines()))
+"""
+
+FULL = """
+import sys
+import tensorflow as tf
+from audioset.errors import OutputError
+from audioset.export import export_saved_model, export_tflite
+
+def save(*_, **__):
+    raise tf.errors.ResourceExhaustedError(None, None, "part-00000; No space left on device")
+
+tf.saved_model.save = save
+for write, name in ((export_saved_model, "full"), (export_tflite, "full.tflite")):
+    try:
+        write("mini", f"{sys.argv[1]}/{name}")
+    except OutputError as error:
+        print(error)
+"""
+
+
 @pytest.fixture(scope="module")
 def tensorflow() -> str:
     python = os.environ.get("AUDIOSET_TF_PYTHON")
@@ -240,10 +277,32 @@ def test_an_empty_waveform_gives_one_row_as_from_tf_hub(results: Any, tensorflow
 def test_a_folder_is_replaced_when_asked_to_and_nothing_else_is_left(tensorflow: str, tmp_path: Path) -> None:
     options = (*COMMAND, "export", "-m", "mini", "-f", "saved-model", "--input", "examples", "-o")
     run(tensorflow, *options, tmp_path / "mini")
-    (tmp_path / "mini" / "stale").write_text("")
+    (tmp_path / "mini" / "assets" / "stale").write_text("")
     assert "float32 (n, 96, 64)" in run(tensorflow, *options, tmp_path / "mini", "--overwrite")
-    assert not (tmp_path / "mini" / "stale").exists()
+    assert not (tmp_path / "mini" / "assets" / "stale").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["mini"]
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tensorflow: str, tmp_path: Path) -> None:
+    folder, file = run(tensorflow, "-c", FULL, tmp_path).splitlines()
+    assert folder.startswith(f"{tmp_path / 'full'}: the disk is full")
+    assert "the disk is full" in file
+    assert not list(tmp_path.iterdir())
+
+
+def test_code_of_the_pages_that_needs_tensorflow_runs_in_it(tensorflow: str, tmp_path: Path) -> None:
+    skipped = "<!-- not run: needs TensorFlow -->\n```python\n"
+    docs = Path(__file__).parents[2] / "docs"
+    texts = [(docs / page).read_text(encoding="utf-8") for page in ("how-to/keras.md", "migrate/from-tf-hub.md")]
+    code = [part.partition("```\n")[0] for text in texts for part in text.split(skipped)[1:]]
+    assert len(code) == 4
+    for name in ("vggish", "yamnet"):
+        options = ("--model", name, "--weights", "untrained:0", "--format", "saved-model")
+        run(tensorflow, *COMMAND, "export", *options, "-o", tmp_path / name)
+    run(tensorflow, *COMMAND, "export", "--model", "mini", "--format", "tflite", "-o", tmp_path / "mini.tflite")
+    *_, from_hub, last = run(tensorflow, "-c", PAGES, tmp_path, *code).splitlines()
+    assert from_hub == "(4, 128)"
+    assert last == "['embedding', 'log_mel_spectrogram', 'scores'] 522"
 
 
 def test_keras_trains_on_waveforms_of_any_length(tensorflow: str) -> None:

@@ -256,9 +256,12 @@ def test_vggish_and_yamnet_are_the_models_of_their_names() -> None:
         audioset_keras.yamnet("nowhere.h5")
 
 
-def test_a_missing_backend_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "broken", ["import sys; sys.modules['torch'] = None", "import os; os.environ['KERAS_BACKEND'] = 'torhc'"]
+)
+def test_a_missing_or_unknown_backend_is_named(broken: str) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        f"{broken}\n"
         "from audioset.errors import MissingExtraError\n"
         "try:\n    import audioset.keras\n"
         "except MissingExtraError as error: print(error)"

@@ -6,6 +6,7 @@ Both are traced from the Keras model of `audioset.keras`, so that there is no ot
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,15 @@ from audioset.weights.files import user_path
 TFLITE_SUFFIX: Final = ".tflite"
 SIGNATURE: Final = "serving_default"
 _SAVED_MODEL_FILE = "saved_model.pb"
+# What TensorFlow and Keras write to a SavedModel's folder: it may be replaced, what others put there may not.
+_SAVED_MODEL_ENTRIES = {
+    _SAVED_MODEL_FILE,
+    "assets",
+    "assets.extra",
+    "fingerprint.pb",
+    "keras_metadata.pb",
+    "variables",
+}
 
 
 def export_saved_model(
@@ -130,9 +140,12 @@ def export_tflite(
     import tensorflow as tf
 
     traced = _Traced(model, weights, input, hop_s, pad, progress, precision="float32")
-    with tempfile.TemporaryDirectory() as folder:
-        traced.save(Path(folder))
-        converted = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE]).convert()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            traced.save(Path(folder))
+            converted = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE]).convert()
+    except OSError as error:
+        raise unwritable(Path(tempfile.gettempdir()), error) from error
     with written_whole(target) as temporary:
         temporary.write_bytes(converted)
         append_metadata(temporary, traced.metadata)
@@ -148,17 +161,24 @@ def check_folder(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         Something is there that may not be replaced, or nothing can be written there.
     """
     target = user_path(path)
+    if target.is_file():
+        raise OutputError(f"{target}: is a file; expected the name of a folder to write. Choose another name")
     if not target.is_dir():
         check_output(target, overwrite=False)
         return target
     try:
-        is_empty = not any(target.iterdir())
+        found = {entry.name for entry in target.iterdir()}
     except OSError as error:
         raise unwritable(target, error) from error
-    if is_empty:
+    if not found:
         return target
     if not (target / _SAVED_MODEL_FILE).is_file():
         raise OutputError(f"{target}: a folder that holds no SavedModel; expected a new one. Choose another name")
+    if others := sorted(found - _SAVED_MODEL_ENTRIES):
+        raise OutputError(
+            f"{target}: holds {others[0]} beside a SavedModel; expected a new folder, or a SavedModel alone, as all of "
+            "it would be replaced. Choose another name, or move what you want to keep"
+        )
     if not overwrite:
         raise OutputError(
             f"{target}: exists already; expected a new folder. Choose another name, or ask to overwrite it"
@@ -229,7 +249,7 @@ class _Traced:
             self.outputs["log_mel_spectrogram"] = f"float32 (frames, {NUM_MEL_BANDS})"
 
     def save(self, folder: Path) -> None:
-        """Write it as a SavedModel to a folder that is there."""
+        """Write it as a SavedModel to a folder that is there; OSError if it cannot be written."""
         import tensorflow as tf
 
         module = self._module
@@ -242,7 +262,11 @@ class _Traced:
                 _write_classes(self._spec, table)
                 module.class_map = tf.saved_model.Asset(str(table))
                 module.class_map_path = tf.function(lambda: module.class_map.asset_path, input_signature=[])
-            tf.saved_model.save(module, str(folder), signatures={SIGNATURE: by_name})
+            try:
+                tf.saved_model.save(module, str(folder), signatures={SIGNATURE: by_name})
+            except tf.errors.OpError as error:  # TensorFlow's own for files, such as those of a full disk
+                code = errno.ENOSPC if isinstance(error, tf.errors.ResourceExhaustedError) else errno.EIO
+                raise OSError(code, error.message) from error
 
     def _by_name(self, given: Any) -> dict[str, Any]:
         found = self._function(given)

@@ -19,7 +19,7 @@ from audioset.errors import MissingExtraError
 check_installed("audioset.keras", "keras")
 try:
     import keras as _keras  # noqa: F401 - said here, once, if what it runs on is missing
-except ImportError as error:
+except (ImportError, ValueError) as error:  # the latter where KERAS_BACKEND names what Keras does not know
     raise MissingExtraError(
         f"audioset.keras: Keras cannot be imported ({error}); expected what it runs on to be installed, which "
         "is TensorFlow unless its settings or KERAS_BACKEND say otherwise. Install that, or set KERAS_BACKEND to torch "
