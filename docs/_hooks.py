@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).parents[1]
 # Headings for the tables of the docstrings, by their number of columns.
@@ -23,6 +24,8 @@ MODELS_TABLE = "<!-- table of models -->"
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages."""
+    from mkdocs.structure.files import File  # tests use this module where MkDocs is not installed
+
     pages: dict[str, str | bytes] = {
         "reference/cli.md": _command_line(),
         "reference/formats.md": _formats(),

@@ -44,7 +44,6 @@ def test_help_shows_asterisks_and_examples_as_they_are_typed(
 
 
 def test_the_examples_of_the_site_have_no_escapes() -> None:
-    pytest.importorskip("mkdocs")
     path = Path(__file__).parents[1] / "docs" / "_hooks.py"
     spec: Any = importlib.util.spec_from_file_location("_hooks", path)
     hooks = importlib.util.module_from_spec(spec)
