@@ -609,7 +609,7 @@ def load(
     pca : Pca or path, optional
         PCA parameters (a path: .npz) for `postprocess`; the published ones by default, fetched when first needed.
     precision : {"fp32", "bf16", "int8"}
-        Of the network's arithmetic; results are float32 in any case. "int8" is three to four times as fast on
+        Of the network's arithmetic; results are float32 in any case. "int8" makes it three to four times as fast on
         processors and differs a little: see docs/performance.md. It is made once for given weights, which takes
         seconds, and kept in the cache. "bf16" needs OpenVINO on processors, PyTorch on graphics processors.
     engine : {"onnxruntime", "openvino", "torch"}, optional

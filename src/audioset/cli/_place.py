@@ -52,7 +52,7 @@ PrecisionOption = Annotated[
     PrecisionChoice,
     typer.Option(
         "--precision",
-        help="Of the network's arithmetic: `int8` is three to four times as fast on processors, `bf16` twice where "
+        help="Of the network's arithmetic: `int8` makes it three to four times as fast on processors, `bf16` twice where "
         "they have it; both differ a little (`audioset verify` measures it).",
     ),
 ]

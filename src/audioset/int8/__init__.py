@@ -1,4 +1,4 @@
-"""Networks in 8 bits: a quarter of the memory and three to four times the speed, for a small and measured difference.
+"""Networks in 8 bits: weights a quarter as large, three to four times the speed, for a small and measured difference.
 
 What every layer reads and its weights become 8-bit integers with a scale; the arithmetic between is exact. The scales
 of what layers read come from a calibration, once for given weights: sounds that the package synthesizes (`sounds`),
