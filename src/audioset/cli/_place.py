@@ -52,8 +52,8 @@ PrecisionOption = Annotated[
     PrecisionChoice,
     typer.Option(
         "--precision",
-        help="Of the network's arithmetic: `int8` makes it three to four times as fast on processors, `bf16` twice where "
-        "they have it; both differ a little (`audioset verify` measures it).",
+        help="Of the network's arithmetic: `int8` makes it three to four times as fast on processors, `bf16` twice "
+        "where they have it; both differ a little (`audioset verify` measures it).",
     ),
 ]
 EngineOption = Annotated[
