@@ -8,14 +8,18 @@ from audioset.errors import MissingExtraError
 
 # Module: what it is called, and what pip calls it.
 _LIBRARIES = {
+    "fsspec": ("fsspec", "fsspec"),
+    "huggingface_hub": ("huggingface_hub", "huggingface_hub"),
     "keras": ("Keras", "keras"),
     "lightning": ("Lightning", "lightning"),
     "openvino": ("OpenVINO", "openvino"),
+    "ray": ("Ray", "'ray[data]'"),
     "sounddevice": ("sounddevice", "sounddevice"),
     "sklearn": ("scikit-learn", "scikit-learn"),
     "tensorboard": ("TensorBoard", "tensorboard"),
     "tensorflow": ("TensorFlow", "tensorflow"),
     "torch": ("PyTorch", "torch"),
+    "usearch": ("USearch", "usearch"),
     "yaml": ("PyYAML", "pyyaml"),
 }
 
