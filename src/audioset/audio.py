@@ -50,6 +50,7 @@ __all__ = [
     "SAMPLE_RATE_HZ",
     "AudioInfo",
     "AudioSource",
+    "Clip",
     "Pcm",
     "PcmFormat",
     "WaveformStream",
@@ -64,6 +65,23 @@ MAX_SAMPLE_RATE_HZ = 1_000_000
 
 _STREAM = "<stream>"
 _LEAD_SAMPLES = 512  # around a window, at the lower of the two rates; half the length of the VHQ filter is below 150
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Part of a sound, for functions that take many sounds with a window each.
+
+    Attributes
+    ----------
+    source : path, binary file object or array
+        As `read` takes it.
+    start_s, duration_s : float, float or None
+        As in `read`: seconds from the beginning of the source, and how many; None reads to its end.
+    """
+
+    source: AudioSource
+    start_s: float = 0.0
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from audioset import _runtime, audio, engine, features, models
 from audioset._runtime import Place, Precision
-from audioset.audio import AudioSource
+from audioset.audio import AudioSource, Clip
 from audioset.classes import ClassList
 from audioset.errors import OptionError
 from audioset.features import Pad
@@ -27,6 +27,7 @@ from audioset.weights import Weights, load_pca
 from audioset.weights import load as load_weights
 
 if TYPE_CHECKING:
+    from audioset.hub import Pushed
     from audioset.live import Stream
 
 Pool: TypeAlias = Literal["none", "mean"]
@@ -141,7 +142,10 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class EmbeddedBlock:
-    """Some consecutive rows of one file, as `Model.embed_blocks` gives them; fields as in `Embeddings`."""
+    """Some consecutive rows of one file, as `Model.embed_blocks` gives them; fields as in `Embeddings`.
+
+    `index` is that of the source, counted from 0; `offset_s` the second of it at which reading began.
+    """
 
     index: int
     values: npt.NDArray[Any]
@@ -151,6 +155,7 @@ class EmbeddedBlock:
     duration_s: float
     padded_short: bool
     error: Exception | None
+    offset_s: float = 0.0
 
 
 class Model:
@@ -255,14 +260,14 @@ class Model:
         return self._embed_sources(((path, None) for path in paths), options)
 
     def embed_blocks(
-        self, sources: Iterable[tuple[AudioSource, int | None]], options: EmbedOptions
+        self, sources: Iterable[tuple[AudioSource | Clip, int | None]], options: EmbedOptions
     ) -> Iterator[EmbeddedBlock]:
         """Yield rows as they are ready, in order: what `embed_files` collects, for files too long to collect.
 
         Parameters
         ----------
         sources : iterable of (source, sample_rate)
-            As `embed` takes them.
+            As `embed` takes them. An `audioset.audio.Clip` has a window of its own, in place of that of `options`.
         options : EmbedOptions
             For all of them.
         """
@@ -271,7 +276,7 @@ class Model:
 
     def _blocks(
         self,
-        sources: Iterable[tuple[AudioSource, int | None]],
+        sources: Iterable[tuple[AudioSource | Clip, int | None]],
         options: EmbedOptions,
         hop_s: float,
         pad: Pad,
@@ -288,28 +293,32 @@ class Model:
                     continue
                 rows = min(count, 1)
                 values = (pooled / max(count, 1)).astype(np.float32)[np.newaxis][:rows]
-                start_s = np.full(rows, options.start_s)
-                end_s = np.full(rows, options.start_s + block.duration_s)
+                start_s = np.full(rows, block.offset_s)
+                end_s = np.full(rows, block.offset_s + block.duration_s)
                 pooled[:] = 0
                 count = 0
             yield replace(block, values=finish(values), start_s=start_s, end_s=end_s)
 
     def _rows(
         self,
-        sources: Iterable[tuple[AudioSource, int | None]],
+        sources: Iterable[tuple[AudioSource | Clip, int | None]],
         output: str,
         options: EmbedOptions,
         hop_s: float,
         pad: Pad,
     ) -> Iterator[EmbeddedBlock]:
         """Yield rows of one of the network's outputs."""
-        waveforms = (
-            partial(audio.stream, source, rate, start_s=options.start_s, duration_s=options.duration_s)
-            for source, rate in sources
-        )
+        offsets: dict[int, float] = {}
+
+        def waveforms() -> Iterator[engine.OpenWaveform]:
+            for index, (source, rate) in enumerate(sources):
+                clip = source if isinstance(source, Clip) else Clip(source, options.start_s, options.duration_s)
+                offsets[index] = clip.start_s
+                yield partial(audio.stream, clip.source, rate, start_s=clip.start_s, duration_s=clip.duration_s)
+
         nothing = np.empty((0, self.spec.outputs[output]), np.float32)
         for block in engine.run(
-            waveforms,
+            waveforms(),
             partial(self._network.run, outputs=(output,)),
             hop_s=hop_s,
             pad=pad,
@@ -320,15 +329,17 @@ class Model:
         ):
             values = block.values.get(output, nothing)
             start_s, _, end_s = features.example_times(len(values), hop_s=hop_s, first=block.first)
+            offset_s = offsets.pop(block.index) if block.last else offsets[block.index]
             yield EmbeddedBlock(
                 block.index,
                 values,
-                options.start_s + start_s,
-                options.start_s + end_s,
+                offset_s + start_s,
+                offset_s + end_s,
                 block.last,
                 block.num_samples / features.SAMPLE_RATE_HZ,
                 block.padded_short,
                 block.error,
+                offset_s,
             )
 
     def _postprocessor(self, kind: Postprocess) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]:
@@ -534,6 +545,26 @@ class Model:
             )
         )
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
+        """Push a model of one's own to a repository on Hugging Face; its `name` is "hf://owner/name@COMMIT" then.
+
+        It is the file that the model was loaded from; `options` are those of `audioset.hub.push`.
+
+        Raises
+        ------
+        OptionError
+            The model is not one's own.
+        FetchError
+            The Hub refuses, or cannot be reached.
+        """
+        from audioset.hub import push
+
+        if self.spec.own_classes is None or self.weights.path is None:
+            raise OptionError(
+                f"{self.name}: no model of your own; expected one from a file that `audioset finetune` wrote"
+            )
+        return push(self.weights.path, repo_id, **options)
+
     def _classes(self) -> ClassList:
         if self.spec.classes is None:
             tagging = ", ".join(spec.name for spec in models.REGISTRY.values() if spec.num_classes)
@@ -598,10 +629,12 @@ def load(
     Parameters
     ----------
     model : str or path
-        Its name: see `audioset models list`. Or a model of one's own: a file that `audioset finetune` wrote.
+        Its name: see `audioset models list`. Or a model of one's own: a file that `audioset finetune` wrote, or
+        "hf://owner/name", "hf://owner/name@revision": such a file on Hugging Face.
     weights : str or path, optional
         None: the published ones, from the cache or downloaded and verified. A path: safetensors, a TensorFlow
-        checkpoint (V1, or the prefix of V2), torchvggish's .pth. "untrained:SEED": the seeded network, for tests.
+        checkpoint (V1, or the prefix of V2), torchvggish's .pth; or "hf://owner/name". "untrained:SEED": the seeded
+        network, for tests.
     threads : int, optional
         Cores to use; all that the process may use by default.
     batch_size : int, optional
@@ -626,10 +659,21 @@ def load(
     WeightsError, FetchError
         The weights cannot be had or are not this model's.
     """
-    name = os.fspath(model)
+    name = _as_now(os.fspath(model))
+    if isinstance(weights, str):
+        weights = _as_now(weights)
     spec = models.get(name)
     place = _runtime.resolve(precision, engine, device)
     return Model(spec, load_weights(name, weights), threads=threads, batch_size=batch_size, pca=pca, place=place)
+
+
+def _as_now(name: str) -> str:
+    """Return a name on Hugging Face with the commit that it is at now, any other as it is."""
+    if not name.startswith(models.own.HUB):
+        return name
+    from audioset.hub.download import pinned
+
+    return pinned(name)
 
 
 def _whole_files(blocks: Iterable[EmbeddedBlock]) -> Iterator[EmbeddedBlock]:

@@ -1,0 +1,377 @@
+"""The output of a job that many processes work on: a folder of Parquet parts, each of which says what it completes.
+
+``part-*.parquet``
+    Rows, as any embeddings file of this package has them, and ``id`` where the items have ids. Under ``audioset.task``
+    the metadata (JSON) says which items the part completes and what failed of them.
+``_job.json``
+    What decides the values, and how items are divided into tasks; written first, never changed.
+``_errors.parquet``
+    When all is done: file, item, reason and attempts of each failure.
+``_manifest.json``
+    When all is done: the job, totals, and name, rows and bytes of each part.
+
+Readers of Parquet folders pass over names that begin with ``_``. A part appears whole or not at all, under a name that
+its items decide, so that work done twice, by a worker that was thought dead, leaves one part. What is done is what the
+parts say; nothing else is kept, and nothing has to be kept in step.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audioset.errors import OutputError, RecordError
+from audioset.jobs.rows import Rows
+from audioset.jobs.tasks import TaskSize
+from audioset.records import parts
+from audioset.records.info import LAYOUT, Failure, JobInfo, Metadata, job_from, load_json
+from audioset.storage import Folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+JOB_NAME = "_job.json"
+MANIFEST_NAME = "_manifest.json"
+ERRORS_NAME = "_errors.parquet"
+TASK_KEY = b"audioset.task"
+
+_READERS = 16  # footers read at once: on object storage each takes tens of milliseconds, most of it waiting
+
+
+@dataclass(frozen=True)
+class ItemFailure:
+    """A file that gave no rows: the item that it is of, and why."""
+
+    item: str
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """What a part says of itself.
+
+    Attributes
+    ----------
+    name : str
+        Of its file.
+    attempt : int
+        Of its task.
+    items : tuple of str
+        Keys of the items that it completes, failed ones included.
+    failures : tuple of ItemFailure
+    members : dict of str to tuple of str
+        Of archives that it does not complete, or of which something failed: members that are done.
+    files, rows, audio_s : int, int, float
+        Files embedded, rows, seconds of sound.
+    num_bytes : int
+        Size of the file.
+    """
+
+    name: str
+    attempt: int
+    items: tuple[str, ...]
+    failures: tuple[ItemFailure, ...]
+    members: dict[str, tuple[str, ...]]
+    files: int
+    rows: int
+    audio_s: float
+    num_bytes: int = 0
+
+    def to_json(self) -> str:
+        """This as one line, without the size."""
+        found = asdict(self)
+        del found["num_bytes"]
+        return json.dumps({"layout": LAYOUT, **found})
+
+    @classmethod
+    def from_json(cls, text: bytes, name: str, num_bytes: int) -> PartDone:
+        """The inverse of `to_json`; RecordError for anything else."""
+        found = load_json(text, name)
+        try:
+            return cls(
+                name=name,
+                attempt=int(found["attempt"]),
+                items=tuple(found["items"]),
+                failures=tuple(ItemFailure(**failure) for failure in found["failures"]),
+                members={archive: tuple(members) for archive, members in found["members"].items()},
+                files=int(found["files"]),
+                rows=int(found["rows"]),
+                audio_s=float(found["audio_s"]),
+                num_bytes=num_bytes,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"{name}: its description is damaged ({error!r}); expected a part of a job") from error
+
+
+@dataclass(frozen=True)
+class State:
+    """What the parts say together.
+
+    Attributes
+    ----------
+    parts : tuple of PartDone
+    attempts : dict of str to int
+        Of each item that is complete, by key: the last attempt.
+    failures : dict of str to list of ItemFailure
+        What failed, by item, at its last attempt.
+    members : dict of str to set of str
+        Members that are done, of archives that are not wholly.
+    """
+
+    parts: tuple[PartDone, ...]
+    attempts: dict[str, int]
+    failures: dict[str, list[ItemFailure]]
+    members: dict[str, set[str]]
+
+    @property
+    def num_failures(self) -> int:
+        """Files that failed."""
+        return sum(map(len, self.failures.values()))
+
+    def totals(self) -> dict[str, Any]:
+        """Files, rows, seconds, failures and bytes over all parts."""
+        return {
+            "files": sum(part.files for part in self.parts),
+            "rows": sum(part.rows for part in self.parts),
+            "audio_s": round(sum(part.audio_s for part in self.parts), 3),
+            "failures": self.num_failures,
+            "bytes": sum(part.num_bytes for part in self.parts),
+        }
+
+
+@dataclass
+class Output:
+    """The folder of a job, opened by `open_output`; safe to use from many processes at once, and to pickle."""
+
+    name: str
+    info: JobInfo
+    size: TaskSize
+    with_ids: bool
+    _folder: Folder | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def folder(self) -> Folder:
+        """Where it is."""
+        if self._folder is None:
+            self._folder = Folder.at(self.name)
+        return self._folder
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_folder": None}
+
+    def write(self, about: PartDone, rows: Rows) -> PartDone:
+        """Write a part, whole or not at all, and return what it says."""
+        metadata = Metadata(
+            job=self.info,
+            files=about.files,
+            rows=about.rows,
+            num_failures=len(about.failures),
+            failures=tuple(Failure(failure.file, failure.reason) for failure in about.failures),
+        )
+        schema = rows.schema.with_metadata({parts.JOB_KEY: metadata.to_json(), TASK_KEY: about.to_json()})
+        with self.folder.writing(about.name) as stream, parts.parquet_writer(stream, schema, self.info) as writer:
+            for table in _full_groups(rows, schema, parts.row_group_rows(self.info)):
+                writer.write_table(table, table.num_rows)
+        return about
+
+    def state(self) -> State:
+        """Read what is done.
+
+        A part that cannot be read, or repeats what another one completes, is deleted with a warning: its items are
+        then done again.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be read, or holds parts of something else.
+        """
+        names = self.folder.names("part-*.parquet")
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = list(pool.map(self._read_part, names))
+        kept: list[PartDone] = []
+        seen: set[tuple[str, int]] = set()
+        members: dict[str, set[str]] = defaultdict(set)
+        for name, part in zip(names, found, strict=True):
+            if part is None:
+                self._delete(name, "cannot be read")
+                continue
+            claims = {(item, part.attempt) for item in part.items}
+            if claims & seen or any(members[archive] & set(done) for archive, done in part.members.items()):
+                self._delete(name, "repeats what another part holds")
+                continue
+            seen |= claims
+            for archive, done in part.members.items():
+                members[archive] |= set(done)
+            kept.append(part)
+        return _state_of(kept, members)
+
+    def finish(self, state: State) -> dict[str, Any]:
+        """Write the errors table and the manifest of a job that is all done, and return the totals."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        failures = [failure for listed in state.failures.values() for failure in listed]
+        columns: dict[str, Sequence[Any]] = {
+            "file": [failure.file for failure in failures],
+            "item": [failure.item for failure in failures],
+            "reason": [failure.reason for failure in failures],
+            "attempts": [state.attempts[failure.item] + 1 for failure in failures],
+        }
+        kinds = {"file": pa.string(), "item": pa.string(), "reason": pa.string(), "attempts": pa.int64()}
+        table = pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()})
+        with self.folder.writing(ERRORS_NAME) as stream:
+            pq.write_table(table, stream)
+        totals = state.totals()
+        listed = [{"name": part.name, "rows": part.rows, "bytes": part.num_bytes} for part in state.parts]
+        about = {"layout": LAYOUT, "job": asdict(self.info), **totals, "parts": listed}
+        self.folder.write(MANIFEST_NAME, json.dumps(about, indent=1).encode())
+        return totals
+
+    def unfinish(self) -> None:
+        """Take back what says that all is done, because there is more to do."""
+        for name in (MANIFEST_NAME, ERRORS_NAME):
+            if self.folder.exists(name):
+                self.folder.delete(name)
+
+    def _read_part(self, name: str) -> PartDone | None:
+        import pyarrow.parquet as pq
+
+        try:
+            with self.folder.open(name) as stream:
+                num_bytes = stream.seek(0, 2)
+                stream.seek(0)
+                metadata = pq.ParquetFile(stream).schema_arrow.metadata or {}
+        except OutputError:
+            raise
+        except parts.damage() as error:
+            if getattr(error, "errno", None):
+                raise OutputError(f"{self.name}: {name} cannot be read ({error}). Check the folder's rights") from error
+            return None
+        if TASK_KEY not in metadata:
+            raise OutputError(
+                f"{self.name}: {name} is no part of a job; expected a folder of its own for each job. "
+                "Name another one with --out"
+            )
+        return PartDone.from_json(metadata[TASK_KEY], name, num_bytes)
+
+    def _delete(self, name: str, why: str) -> None:
+        warnings.warn(f"{self.name}: {name} {why}; it is deleted and done again", stacklevel=3)
+        self.folder.delete(name)
+
+
+def open_output(out: str, info: JobInfo, size: TaskSize, *, with_ids: bool, overwrite: bool = False) -> Output:
+    """Begin a job in a folder, or go on with the same job there.
+
+    Parameters
+    ----------
+    out : str
+        A folder or URL; made where it is not there.
+    info : JobInfo
+        What decides the values.
+    size : TaskSize
+        For a new job; one that has begun keeps its own.
+    with_ids : bool
+        Whether the items have ids.
+    overwrite : bool
+        Remove what is there of an earlier job first.
+
+    Raises
+    ------
+    OutputError
+        The folder holds another job or other Parquet files, or cannot be written to.
+    """
+    folder = Folder.at(out)
+    names = folder.names("*")
+    if overwrite:
+        for name in names:
+            if name in (JOB_NAME, MANIFEST_NAME, ERRORS_NAME) or (
+                name.startswith("part-") and name.endswith(".parquet")
+            ):
+                folder.delete(name)
+        names = folder.names("*")
+    if JOB_NAME not in names:
+        foreign = [name for name in names if name.endswith((".parquet", ".pq"))]
+        if foreign:
+            raise OutputError(
+                f"{out}: holds {foreign[0]} and no {JOB_NAME}; expected an empty folder, or that of this job. "
+                "Name another one with --out"
+            )
+        about = {"layout": LAYOUT, "job": asdict(info), "task": asdict(size), "with_ids": with_ids}
+        folder.write(JOB_NAME, json.dumps(about, indent=1).encode())
+    # Read back in any case: another process may have been first.
+    begun = read_output(out)
+    if other := begun.info.differences(info):
+        raise OutputError(
+            f"{out}: holds a job with other options ({'; '.join(other)}); give the same to go on with it, "
+            "--overwrite to start afresh, or another --out"
+        )
+    if begun.with_ids != with_ids:
+        raise OutputError(
+            f"{out}: was begun with {'ids' if begun.with_ids else 'no ids'}, this manifest has "
+            f"{'them' if with_ids else 'none'}; give the same to go on, or another --out"
+        )
+    return begun
+
+
+def read_output(out: str) -> Output:
+    """Open the folder of a job that has begun.
+
+    Raises
+    ------
+    OutputError
+        There is none.
+    """
+    folder = Folder.at(out)
+    if not folder.exists(JOB_NAME):
+        raise OutputError(f"{out}: no {JOB_NAME} there; expected the folder of a job. Begin one with `audioset embed`")
+    try:
+        found = load_json(folder.read(JOB_NAME), f"{out}/{JOB_NAME}")
+        return Output(
+            out, job_from(found["job"], out), TaskSize(**found["task"]), bool(found["with_ids"]), _folder=folder
+        )
+    except (KeyError, TypeError, RecordError) as error:
+        raise OutputError(f"{out}: its {JOB_NAME} is damaged ({error}); --overwrite to start afresh") from error
+
+
+def is_output(path: str) -> bool:
+    """Return whether a local folder is that of a job."""
+    with suppress(OSError):
+        return Path(path, JOB_NAME).is_file()
+    return False
+
+
+def _state_of(kept: list[PartDone], members: dict[str, set[str]]) -> State:
+    attempts: dict[str, int] = {}
+    for part in kept:
+        for item in part.items:
+            attempts[item] = max(attempts.get(item, 0), part.attempt)
+    failures: dict[str, list[ItemFailure]] = defaultdict(list)
+    for part in kept:
+        for failure in part.failures:
+            item = failure.item
+            # An archive that is still being worked on has failures before it is complete.
+            if attempts.get(item) == part.attempt and failure.file not in members[item]:
+                failures[item].append(failure)
+    return State(tuple(kept), attempts, dict(failures), {name: done for name, done in members.items() if done})
+
+
+def _full_groups(rows: Rows, schema: pa.Schema, size: int) -> Iterable[pa.Table]:
+    """Yield tables of `size` rows, the last one smaller: the same for the same rows however they came."""
+    import pyarrow as pa
+
+    held = schema.empty_table()
+    for batch in rows.batches():
+        held = pa.concat_tables([held, pa.Table.from_batches([batch]).replace_schema_metadata(schema.metadata)])
+        while held.num_rows >= size:
+            yield held.slice(0, size).combine_chunks()
+            held = held.slice(size)
+    if held.num_rows:
+        yield held.combine_chunks()
