@@ -11,16 +11,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from audioset.errors import AudioError, OptionError
+from audioset.storage.names import HTTP_SCHEMES, has_magic, is_archive, is_audio, is_url, location, split_member
 
 STDIN = "-"
-
-# In folders, files of these names are taken; a file that is named itself is always tried.
-_SUFFIXES = """
-.3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .flac .flv .m2ts .m4a .m4b .m4v .mka .mkv .mov
-.mp2 .mp3 .mp4 .mpeg .mpg .mpga .mts .oga .ogg .ogv .opus .ra .rf64 .snd .spx .tta .ts .voc .vob .w64 .wav .wave
-.weba .webm .wma .wmv .wv
-"""
-AUDIO_SUFFIXES = frozenset(_SUFFIXES.split())
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Inputs:
     Attributes
     ----------
     files : tuple of str
-        Paths as users would type them, or "-".
+        Paths and URLs as users would type them, or "-".
     missing : tuple of (str, AudioError)
         What was asked for and stands for no file at all: a folder that holds no audio or cannot be read, a pattern
         without match.
@@ -47,7 +40,9 @@ def expand(arguments: Iterable[str], *, lists: Iterable[str | os.PathLike[str]] 
     ----------
     arguments : iterable of str
         A file; a folder, for every audio file below it in sorted order; a pattern (`*`, `?`, `[…]`, `**`), likewise;
-        `-` for standard input. A name that exists is never taken for a pattern.
+        `-` for standard input. A name that exists is never taken for a pattern. URLs likewise: those of object storage
+        are listed where they are patterns or end in `/`; all others are taken as they are, without a request. Archives
+        are taken where they are named, where they match a pattern, and from folders that hold no audio beside them.
     lists : iterable of path
         Text files (UTF-8) with one argument a line; empty lines and lines starting with `#` are skipped. `-` reads
         the list from standard input.
@@ -66,7 +61,7 @@ def expand(arguments: Iterable[str], *, lists: Iterable[str | os.PathLike[str]] 
     every = [*arguments, *(line for path in lists_of_files for line in _read_list(path))]
     for argument in every:
         locked: list[tuple[str, AudioError]] = []
-        found = dict.fromkeys(_expand_one(argument, locked))
+        found = dict.fromkeys(find(argument, locked))
         missing += locked
         if found or locked:
             files |= found
@@ -91,11 +86,26 @@ def standard_input() -> BinaryIO:
         return cast(BinaryIO, sys.stdin.buffer)
 
 
-def _expand_one(argument: str, locked: list[tuple[str, AudioError]]) -> Iterator[str]:
+def find(argument: str, locked: list[tuple[str, AudioError]], *, archives: bool = False) -> Iterator[str]:
+    """Yield the files that one argument of `expand` stands for.
+
+    Parameters
+    ----------
+    argument : str
+        As in `expand`.
+    locked : list
+        Whatever cannot be listed is added to it, with the reason.
+    archives : bool
+        Take the archives of folders too, and not only where there is nothing else.
+    """
     if argument == STDIN:
         yield argument
+    elif is_url(argument):
+        yield from _find_remote(argument, locked)
     elif os.path.isdir(argument):
-        yield from _walk(argument, locked)
+        yield from _walk(argument, locked, archives)
+    elif (member := split_member(argument)) is not None and os.path.lexists(member[0]):
+        yield argument
     elif not os.path.lexists(argument) and glob.has_magic(argument):
         for match in sorted(glob.iglob(argument, recursive=True)):
             if not Path(match).is_dir():
@@ -104,7 +114,30 @@ def _expand_one(argument: str, locked: list[tuple[str, AudioError]]) -> Iterator
         yield argument  # a file that is not there is reported, by name, when it is opened
 
 
-def _walk(folder: str, locked: list[tuple[str, AudioError]]) -> Iterator[str]:
+def _find_remote(url: str, locked: list[tuple[str, AudioError]]) -> Iterator[str]:
+    from audioset.storage import list_audio, size_of
+
+    where = location(url)
+    pattern = "*" in where.path if where.scheme in HTTP_SCHEMES else has_magic(where.path)
+    if not (pattern or where.path.endswith("/") or "/" not in where.path) or (pattern and size_of(url) is not None):
+        yield url
+        return
+    try:
+        found = False
+        packed = []
+        for entry in list_audio(url):
+            if pattern or not is_archive(entry.name):
+                found = True
+                yield entry.name
+            elif not found:
+                packed.append(entry.name)
+        if not found:
+            yield from packed
+    except AudioError as error:
+        locked.append((url, error))
+
+
+def _walk(folder: str, locked: list[tuple[str, AudioError]], archives: bool) -> Iterator[str]:
     def note(error: OSError) -> None:
         name = str(error.filename)
         reason = (
@@ -113,6 +146,8 @@ def _walk(folder: str, locked: list[tuple[str, AudioError]]) -> Iterator[str]:
         locked.append((name, AudioError(reason)))
 
     seen = set()
+    found = archives
+    packed = []
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=note):
         real = os.path.realpath(parent)
         if real in seen:  # a link to a folder above it, or a second way into one
@@ -121,12 +156,21 @@ def _walk(folder: str, locked: list[tuple[str, AudioError]]) -> Iterator[str]:
         seen.add(real)
         folders.sort()
         for name in sorted(names):
-            # macOS leaves ._NAME beside files on foreign disks; no hidden file is a recording.
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+            if is_audio(name) or (archives and is_archive(name)):
+                found = True
                 yield str(Path(parent, name))
+            elif not found and is_archive(name):
+                packed.append(str(Path(parent, name)))
+    if not found:
+        yield from packed
 
 
 def _nothing(argument: str) -> AudioError:
+    if is_url(argument):
+        return AudioError(
+            f"{argument}: no audio file and no archive there; expected names ending in .wav, .flac, .ogg, .mp3, .tar, "
+            ".zip or the like. Check the spelling; name files with other endings themselves"
+        )
     if os.path.isdir(argument):
         return AudioError(
             f"{argument}: no audio file in this folder; expected names ending in .wav, .flac, .ogg, .mp3, .m4a, .mp4 "

@@ -25,6 +25,7 @@ from audioset._decode.base import Decoder, InPlace, Target, Waveform, check_targ
 from audioset._decode.containers import inspect
 from audioset._decode.pcm import Pcm, PcmDecoder, PcmFormat
 from audioset.errors import AudioError, OptionError
+from audioset.storage.names import is_url, split_member
 
 __all__ = ["AudioSource", "Decoder", "Pcm", "PcmFormat", "Waveform", "open_decoder"]
 
@@ -47,6 +48,11 @@ def open_decoder(source: AudioSource, sample_rate: int | None = None) -> Decoder
     with contextlib.ExitStack() as stack:
         if isinstance(source, str | os.PathLike):
             path = os.fsdecode(source)
+            if is_url(path) or (split_member(path) is not None and not os.path.lexists(path)):
+                from audioset.storage import open_input
+
+                file = stack.enter_context(open_input(path))
+                return _open_file(file, path, None, stack.pop_all())
             return _open_file(_file_at(path, stack), path or "''", path, stack.pop_all())
         is_text = isinstance(cast(object, source), io.TextIOBase)
         if is_text or not hasattr(source, "read"):

@@ -172,6 +172,8 @@ def reason(error: Exception) -> str:
 def check_target(target: Target, name: str) -> None:
     """Raise what a file object raised under a library, which took it for the end of the file."""
     if isinstance(target, InPlace) and target.error is not None:
+        if isinstance(target.error, AudioError):  # it says by itself what is wrong with which file
+            raise target.error
         raise AudioError(
             f"{name}: reading it failed ({target.error}); expected a file object that reads and seeks to its end. "
             "Check where it comes from."

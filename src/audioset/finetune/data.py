@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from audioset.classes import ClassList, class_list
 from audioset.errors import DatasetError, OptionError
-from audioset.inputs import AUDIO_SUFFIXES, expand
+from audioset.inputs import expand
+from audioset.storage.names import AUDIO_SUFFIXES
 
 Bools = npt.NDArray[np.bool_]
 

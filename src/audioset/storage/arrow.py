@@ -1,0 +1,72 @@
+"""Object storage by its paths, through Arrow's file systems; those of fsspec are wrapped as such."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from audioset.storage.troubles import Trouble, of_error, retried
+
+_STREAM_BYTES = 1 << 23  # one request each
+
+
+class ArrowStorage:
+    """Objects of an Arrow file system."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self.filesystem = filesystem
+
+    def open(self, path: str, first_bytes: int) -> ArrowFile:
+        return ArrowFile(retried(lambda: self.filesystem.open_input_file(path)))
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        file = self.open(path, 0)
+        try:
+            for start in range(0, file.size, _STREAM_BYTES):
+                yield file.read_at(start, _STREAM_BYTES)
+        finally:
+            file.close()
+
+    def size(self, path: str) -> int | None:
+        from pyarrow.fs import FileType
+
+        info = retried(lambda: self.filesystem.get_file_info(path))
+        if info.type == FileType.NotFound:
+            raise Trouble("missing", "no such object")
+        return cast("int | None", info.size)
+
+    def files(self, folder: str) -> Iterator[tuple[str, int | None]]:
+        from pyarrow.fs import FileSelector, FileType
+
+        selector = FileSelector(folder, recursive=True, allow_not_found=True)
+        found = retried(lambda: self.filesystem.get_file_info(selector))
+        files = [(info.path, info.size) for info in found if info.type == FileType.File]
+        del found
+        yield from sorted(files)
+
+
+class ArrowFile:
+    """One object."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        try:
+            self._size: int = file.size()
+        except Exception as error:
+            raise of_error(error) from error
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, start: int, length: int) -> bytes:
+        length = min(length, self._size - start)
+        if length <= 0:
+            return b""
+        data: bytes = retried(lambda: self._file.read_at(length, start))
+        if len(data) < length:
+            raise Trouble("other", f"{len(data):,} bytes came of {length:,} from byte {start:,} on")
+        return data
+
+    def close(self) -> None:
+        self._file.close()

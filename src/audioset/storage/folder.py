@@ -1,0 +1,208 @@
+"""Where outputs go: a folder on a disk or a prefix in object storage, with the same behaviour."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from audioset._files import replacing
+from audioset._files import unwritable as unwritable_file
+from audioset.errors import AudioSetError, OutputError
+from audioset.storage.filesystems import storage_of
+from audioset.storage.names import HTTP_SCHEMES, is_url, location
+from audioset.storage.troubles import of_error, retried, unwritable
+
+TEMPORARIES = "_tmp"
+"""The folder within, of files that are being written; readers of data sets skip names that begin with `_`."""
+
+
+class Folder:
+    """A place for files that are written whole or not at all.
+
+    Attributes
+    ----------
+    name : str
+        As it was given, without a final slash.
+    is_local : bool
+        On a disk.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_local = not is_url(name)
+
+    @classmethod
+    def at(cls, name: str | os.PathLike[str]) -> Folder:
+        """Return the folder of a path or URL; it need not be there.
+
+        Raises
+        ------
+        OutputError
+            Nothing can be written there.
+        """
+        name = os.fspath(name)
+        if is_url(name):
+            where = location(name)
+            if where.scheme in HTTP_SCHEMES:
+                raise OutputError(
+                    f"{name}: a web server takes no outputs; expected a folder or a URL of object storage. "
+                    "Name, for example, s3://bucket/prefix"
+                )
+            name = where.name(where.path.rstrip("/"))
+        return cls(name)
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Return the names of the files in it, not below, that match, sorted; none where it is not there."""
+        if self.is_local:
+            found = _children(Path(self.name))
+        else:
+            found = [path.rpartition("/")[2] for path, _, _ in self._remote_files(self._path())]
+        return sorted(name for name in found if fnmatch.fnmatchcase(name, pattern))
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content."""
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> BinaryIO:
+        """Return a file, seekable."""
+        try:
+            if self.is_local:
+                return Path(self.name, name).open("rb")
+            return cast(BinaryIO, retried(lambda: self._filesystem().open_input_file(self._path(name))))
+        except Exception as error:
+            raise self._error(name, error) from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all; one of this name is replaced."""
+        with self.writing(name) as file:
+            file.write(content)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """Give a file to write to; it has its name when the block ends well, and is nowhere when not."""
+        if self.is_local:
+            with self._writing_local(name) as file:
+                yield file
+            return
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.flush()
+            file.seek(0)
+            self._upload(file, name)
+
+    def delete(self, name: str) -> None:
+        """Remove a file; none of this name is no error."""
+        try:
+            if self.is_local:
+                Path(self.name, name).unlink(missing_ok=True)
+            elif self.exists(name):
+                retried(lambda: self._filesystem().delete_file(self._path(name)))
+        except Exception as error:
+            raise self._error(name, error) from error
+
+    def exists(self, name: str) -> bool:
+        """Return whether a file of this name is there."""
+        if self.is_local:
+            return Path(self.name, name).is_file()
+        from pyarrow.fs import FileType
+
+        try:
+            return bool(retried(lambda: self._filesystem().get_file_info(self._path(name))).type == FileType.File)
+        except Exception as error:
+            raise self._error(name, error) from error
+
+    def sweep(self, older_than_s: float) -> None:
+        """Remove what writers that were killed have left, if nothing was written to it for so long."""
+        limit = time.time() - older_than_s
+        if self.is_local:
+            folder = Path(self.name, TEMPORARIES)
+            for name in _children(folder):
+                with suppress(FileNotFoundError):
+                    if (folder / name).stat().st_mtime <= limit:
+                        (folder / name).unlink()
+            with suppress(OSError):
+                folder.rmdir()
+            return
+        for path, _, modified in self._remote_files(self._path(TEMPORARIES)):
+            if modified is None or modified <= limit:
+                self.delete(f"{TEMPORARIES}/{path.rpartition('/')[2]}")
+
+    @contextmanager
+    def _writing_local(self, name: str) -> Iterator[IO[bytes]]:
+        path = Path(self.name, name)
+        temporary = Path(self.name, TEMPORARIES, _temporary(name))
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path, temporary), temporary.open("xb") as file:
+                yield file
+        except AudioSetError:
+            raise
+        except OSError as error:
+            raise unwritable_file(path, error) from error
+
+    def _upload(self, file: IO[bytes], name: str) -> None:
+        """Upload under another name, then move: a stream that breaks leaves half an object under its name."""
+        filesystem, temporary = self._filesystem(), self._path(f"{TEMPORARIES}/{_temporary(name)}")
+
+        def upload() -> None:
+            file.seek(0)
+            with filesystem.open_output_stream(temporary) as out:
+                while piece := file.read(1 << 22):
+                    out.write(piece)
+
+        try:
+            retried(upload)
+            retried(lambda: filesystem.move(temporary, self._path(name)))
+        except Exception as error:
+            with suppress(Exception):
+                filesystem.delete_file(temporary)
+            raise self._error(name, error) from error
+
+    def _remote_files(self, folder: str) -> list[tuple[str, int | None, float | None]]:
+        from pyarrow.fs import FileSelector, FileType
+
+        try:
+            infos = retried(lambda: self._filesystem().get_file_info(FileSelector(folder, allow_not_found=True)))
+        except Exception as error:
+            raise self._error("", error) from error
+        return [
+            (info.path, info.size, info.mtime_ns / 1e9 if info.mtime_ns else None)
+            for info in infos
+            if info.type == FileType.File
+        ]
+
+    def _path(self, name: str = "") -> str:
+        path = location(self.name).path
+        return f"{path}/{name}" if name else path
+
+    def _filesystem(self) -> Any:
+        from audioset.storage.arrow import ArrowStorage
+
+        return cast(ArrowStorage, storage_of(location(self.name))).filesystem
+
+    def _error(self, name: str, error: Exception) -> OutputError:
+        if isinstance(error, OutputError):
+            return error
+        if self.is_local:
+            return OutputError(f"{Path(self.name, name)}: {error}; expected a file that can be read. Check the folder")
+        where = location(self.name)
+        return unwritable(where.name(f"{where.path}/{name}") if name else self.name, of_error(error))
+
+
+def _temporary(name: str) -> str:
+    return f"{name}.{secrets.token_hex(4)}"
+
+
+def _children(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(folder) if entry.is_file()]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,123 @@
+"""What went wrong on a server, in words, whichever library says it; and trying again where that may help."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from audioset.errors import AudioError, AudioSetError, OutputError
+
+Kind = Literal["missing", "denied", "transient", "other"]
+_T = TypeVar("_T")
+
+TRIES = 4
+FIRST_WAIT_S = 0.5  # before the second try; doubled each time, and up to half as much again by chance
+_LONGEST_WAIT_S = 20.0
+_TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
+
+_DENIED = re.compile(
+    r"ACCESS_DENIED|\b40[13]\b|Forbidden|Unauthorized|PERMISSION_DENIED|InvalidAccessKey|SignatureDoes"
+)
+_MISSING = re.compile(r"\b404\b|NO_SUCH_(KEY|BUCKET)|NoSuch(Key|Bucket)|not found|does not exist", re.IGNORECASE)
+_TRANSIENT = re.compile(
+    r"\b(429|50[0234])\b|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|NETWORK_CONNECTION|REQUEST_TIMEOUT|timed? ?out|"
+    r"connection (was )?(reset|aborted|refused|closed)",
+    re.IGNORECASE,
+)
+_TOLD = {
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket add ?anonymous=1",
+    "gs": "run `gcloud auth application-default login`; for a public bucket add ?anonymous=1",
+    "hf": "run `hf auth login`, or set HF_TOKEN",
+    "https": "a password goes into ~/.netrc, a signed URL lives a limited time",
+}
+_TOLD["http"] = _TOLD["https"]
+_TOLD["gcs"] = _TOLD["gs"]
+
+
+class Trouble(Exception):  # noqa: N818  (never reaches users: it becomes an AudioError or an OutputError)
+    """A request that failed.
+
+    Attributes
+    ----------
+    kind : str
+        "missing", "denied", "transient" (another try may help) or "other".
+    wait_s : float
+        For how long the server asks to be left alone.
+    """
+
+    def __init__(self, kind: Kind, said: str, wait_s: float = 0.0) -> None:
+        super().__init__(said)
+        self.kind: Kind = kind
+        self.wait_s = wait_s
+
+
+def of_status(status: int, reason: str, wait_s: float = 0.0) -> Trouble:
+    """Return the trouble that an HTTP status stands for."""
+    said = f"the server answers {status} {reason}".rstrip()
+    if status in (404, 410):
+        return Trouble("missing", said)
+    if status in (401, 403, 407):
+        return Trouble("denied", said)
+    return Trouble("transient" if status in _TRANSIENT_STATUS else "other", said, wait_s)
+
+
+def of_error(error: Exception) -> Trouble:
+    """Return the trouble that a library's exception stands for."""
+    if isinstance(error, Trouble):
+        return error
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return Trouble("missing", said)
+    if isinstance(error, PermissionError) or _DENIED.search(said):
+        return Trouble("denied", said)
+    if isinstance(error, ConnectionError | TimeoutError) or _TRANSIENT.search(said):
+        return Trouble("transient", said)
+    return Trouble("missing" if _MISSING.search(said) else "other", said)
+
+
+def retried(request: Callable[[], _T]) -> _T:
+    """Return what a request gives, tried again where that may help."""
+    for tried in range(1, TRIES + 1):
+        try:
+            return request()
+        except AudioSetError:
+            raise
+        except Exception as error:
+            trouble = of_error(error)
+            if trouble.kind != "transient" or tried == TRIES:
+                raise trouble from error
+            pause(tried, trouble)
+    raise AssertionError("unreachable")
+
+
+def pause(tried: int, trouble: Trouble) -> None:
+    """Wait before the next try."""
+    wait_s = FIRST_WAIT_S * 2 ** (tried - 1) * random.uniform(1.0, 1.5)
+    time.sleep(min(max(wait_s, trouble.wait_s), _LONGEST_WAIT_S))
+
+
+def unreadable(name: str, trouble: Trouble) -> AudioError:
+    """Return the error for an input that cannot be had."""
+    return AudioError(f"{name}: {_words(name, trouble, 'an audio file or an archive', 'Check the spelling')}")
+
+
+def unwritable(name: str, trouble: Trouble) -> OutputError:
+    """Return the error for an output that cannot be written, or not be read back."""
+    said = _words(name, trouble, "a place that can be written to", "Check the name of the bucket")
+    return OutputError(f"{name}: {said}")
+
+
+def _words(name: str, trouble: Trouble, wanted: str, check: str) -> str:
+    said = str(trouble).rstrip(".")
+    scheme = name.partition("://")[0].lower()
+    if trouble.kind == "missing":
+        return f"does not exist ({said}); expected {wanted}. {check}"
+    if trouble.kind == "denied":
+        told = _TOLD.get(scheme, "check the credentials that its own tools use")
+        return f"access denied ({said}); expected the right to it. Credentials: {told}"
+    if trouble.kind == "transient":
+        return f"cannot be reached ({said}), after {TRIES} tries; expected {wanted}. Try again later"
+    return f"failed ({said}); expected {wanted}. Check the URL and the connection"
