@@ -7,6 +7,7 @@
 `audioset embed -o embeddings/` does this, `--shard I/N` a share of it, and `audioset.cluster` the same on Ray.
 """
 
+from audioset.jobs.estimate import Estimate, estimate
 from audioset.jobs.items import Item, Items, from_entries, from_names, read_manifest
 from audioset.jobs.job import Plan, Recipe, Summary, alone, begin, describe, describe_model, finish, run_here
 from audioset.jobs.output import ItemFailure, Output, PartDone, State, is_output, open_output, read_output
@@ -14,6 +15,7 @@ from audioset.jobs.tasks import Task, TaskSize, divide
 from audioset.jobs.work import Progress, run_tasks
 
 __all__ = [
+    "Estimate",
     "Item",
     "ItemFailure",
     "Items",
@@ -31,6 +33,7 @@ __all__ = [
     "describe",
     "describe_model",
     "divide",
+    "estimate",
     "finish",
     "from_entries",
     "from_names",

@@ -85,6 +85,11 @@ class Items:
         return bool(self._table.column("id").null_count < len(self))
 
     @property
+    def has_windows(self) -> bool:
+        """Whether some items are parts of files."""
+        return any(self._table.column(name).null_count < len(self) for name in ("start_s", "end_s"))
+
+    @property
     def sizes(self) -> npt.NDArray[np.float64]:
         """Bytes of each file, NaN where not known."""
         return np.asarray(self._table.column("size").cast("float64").to_numpy(zero_copy_only=False), np.float64)

@@ -227,7 +227,9 @@ def begin(items: Items, out: str, info: JobInfo, *, workers: int = 1, overwrite:
     """
     if not len(items):
         raise OptionError("no input: expected recordings, archives of them, or a manifest with rows")
-    return open_output(out, info, size_for(items, workers), with_ids=items.has_ids, overwrite=overwrite)
+    return open_output(
+        out, info, size_for(items, workers), with_ids=items.has_ids, num_items=len(items), overwrite=overwrite
+    )
 
 
 def run_here(

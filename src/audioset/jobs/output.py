@@ -149,12 +149,27 @@ class State:
 
 @dataclass
 class Output:
-    """The folder of a job, opened by `open_output`; safe to use from many processes at once, and to pickle."""
+    """The folder of a job, opened by `open_output`; safe to use from many processes at once, and to pickle.
+
+    Attributes
+    ----------
+    name : str
+        The folder or URL.
+    info : JobInfo
+        What decides the values.
+    size : TaskSize
+        How items are divided into tasks.
+    with_ids : bool
+        Whether rows have ids.
+    num_items : int
+        Items of the job when it began.
+    """
 
     name: str
     info: JobInfo
     size: TaskSize
     with_ids: bool
+    num_items: int
     _folder: Folder | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -267,7 +282,9 @@ class Output:
         self.folder.delete(name)
 
 
-def open_output(out: str, info: JobInfo, size: TaskSize, *, with_ids: bool, overwrite: bool = False) -> Output:
+def open_output(
+    out: str, info: JobInfo, size: TaskSize, *, with_ids: bool, num_items: int, overwrite: bool = False
+) -> Output:
     """Begin a job in a folder, or go on with the same job there.
 
     Parameters
@@ -280,6 +297,8 @@ def open_output(out: str, info: JobInfo, size: TaskSize, *, with_ids: bool, over
         For a new job; one that has begun keeps its own.
     with_ids : bool
         Whether the items have ids.
+    num_items : int
+        How many there are.
     overwrite : bool
         Remove what is there of an earlier job first.
 
@@ -304,7 +323,7 @@ def open_output(out: str, info: JobInfo, size: TaskSize, *, with_ids: bool, over
                 f"{out}: holds {foreign[0]} and no {JOB_NAME}; expected an empty folder, or that of this job. "
                 "Name another one with --out"
             )
-        about = {"layout": LAYOUT, "job": asdict(info), "task": asdict(size), "with_ids": with_ids}
+        about = {"layout": LAYOUT, "job": asdict(info), "task": asdict(size), "with_ids": with_ids, "items": num_items}
         folder.write(JOB_NAME, json.dumps(about, indent=1).encode())
     # Read back in any case: another process may have been first.
     begun = read_output(out)
@@ -335,9 +354,14 @@ def read_output(out: str) -> Output:
     try:
         found = load_json(folder.read(JOB_NAME), f"{out}/{JOB_NAME}")
         return Output(
-            out, job_from(found["job"], out), TaskSize(**found["task"]), bool(found["with_ids"]), _folder=folder
+            out,
+            job_from(found["job"], out),
+            TaskSize(**found["task"]),
+            bool(found["with_ids"]),
+            int(found["items"]),
+            _folder=folder,
         )
-    except (KeyError, TypeError, RecordError) as error:
+    except (KeyError, TypeError, ValueError, RecordError) as error:
         raise OutputError(f"{out}: its {JOB_NAME} is damaged ({error}); --overwrite to start afresh") from error
 
 

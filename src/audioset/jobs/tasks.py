@@ -17,6 +17,7 @@ TASK_BYTES = 128 << 20
 TASK_ITEMS = 512
 # Tasks for each worker at least, where there is work for that many: the slowest decides when all is done.
 _TASKS_A_WORKER = 4
+_UNKNOWN_BYTES = 2 << 20  # of a file of unknown size: a minute or two of compressed music
 
 
 @dataclass(frozen=True)
@@ -95,5 +96,5 @@ def tasks_of(
 
 
 def _weights(items: Items, size: TaskSize) -> npt.NDArray[np.float64]:
-    """Bytes of each item; a share of a task's for those of unknown or little size, so that both limits hold."""
-    return np.maximum(np.nan_to_num(items.sizes), size.bytes / size.items)
+    """Bytes of each item; a share of a task's for small ones, so that both limits hold."""
+    return np.maximum(np.nan_to_num(items.sizes, nan=_UNKNOWN_BYTES), size.bytes / size.items)
