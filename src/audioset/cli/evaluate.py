@@ -194,7 +194,8 @@ def _is_head(what: str) -> bool:
     from audioset import models
     from audioset.train.head_file import is_head
 
-    return what not in models.REGISTRY and os.path.isfile(what) and is_head(what)
+    there = os.path.isfile(what) or what.startswith(models.own.HUB)
+    return what not in models.REGISTRY and there and is_head(what)
 
 
 def _tagged(what: str, weights: str | None, data: str, test: str | None) -> Predictions:

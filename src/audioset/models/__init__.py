@@ -26,7 +26,7 @@ def built_in(name: str) -> Path | None:
 
 
 def get(name: str) -> ModelSpec:
-    """Return the model called `name`, which may also be the path of a model of one's own.
+    """Return the model called `name`, which may also be a model of one's own: its path, or hf://owner/name.
 
     Raises
     ------

@@ -27,6 +27,7 @@ from audioset.models.spec import ModelSpec
 HeadActivation: TypeAlias = Literal["sigmoid", "softmax"]
 
 SUFFIX: Final = ".safetensors"
+HUB: Final = "hf://"  # before names on Hugging Face: hf://owner/name, hf://owner/name@revision
 HEAD: Final = "head"
 _KEY: Final = "own_model"
 
@@ -86,8 +87,8 @@ class OwnModel:
 
 
 def is_own(name: str) -> bool:
-    """Return whether a model's name is the path of a file of weights instead."""
-    return name.endswith(SUFFIX) and os.path.isfile(os.path.expanduser(name))  # noqa: PTH111  (raises where nobody is)
+    """Return whether a model's name is the path of a file of weights instead, or that of one on Hugging Face."""
+    return name.startswith(HUB) or name.endswith(SUFFIX) and os.path.isfile(os.path.expanduser(name))  # noqa: PTH111  (raises where nobody is)
 
 
 def read_spec(path: str) -> ModelSpec:
@@ -100,7 +101,7 @@ def read_spec(path: str) -> ModelSpec:
     """
     from audioset.weights import files, safetensors_file
 
-    metadata = safetensors_file.read(files.user_path(path))[1]
+    metadata = safetensors_file.read(files.locate(path)[0])[1]
     if _KEY not in metadata:
         raise WeightsError(
             f"{path}: weights that do not say of which network they are; expected a file that `audioset finetune` "

@@ -26,7 +26,7 @@ from audioset.train import heads
 from audioset.train.head_file import KEY
 from audioset.train.heads import HeadOptions
 from audioset.weights import content, safetensors_file
-from audioset.weights.files import user_path
+from audioset.weights.files import locate
 
 SUFFIX: Final = ".safetensors"
 _PREDICT_BATCH: Final = 512
@@ -215,14 +215,14 @@ class Head:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Head:
-        """Return the head in a file that `save` wrote.
+        """Return the head in a file that `save` wrote, or in the repository "hf://owner/name" on Hugging Face.
 
         Raises
         ------
         WeightsError
             The file holds no head, or not as `save` writes it; WeightsFormatError where it is damaged.
         """
-        file = user_path(path)
+        file, _ = locate(path)
         tensors, metadata = safetensors_file.read(file)
         if KEY not in metadata:
             raise WeightsError(f"{file}: no head of `audioset train`; expected one. Train it, or name another file")

@@ -6,11 +6,11 @@ import os
 from typing import Final
 
 from audioset.weights import safetensors_file
-from audioset.weights.files import user_path
+from audioset.weights.files import locate
 
 KEY: Final = "audioset_head"
 
 
 def is_head(path: str | os.PathLike[str]) -> bool:
     """Return whether a safetensors file says that it is a head."""
-    return KEY in safetensors_file.read(user_path(path))[1]
+    return KEY in safetensors_file.read(locate(path)[0])[1]

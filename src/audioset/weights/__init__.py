@@ -66,12 +66,14 @@ def load(model: str, weights: str | os.PathLike[str] | None = None, *, progress:
     Parameters
     ----------
     model
-        A model of the registry, such as "vggish", or the path of a model of one's own.
+        A model of the registry, such as "vggish", or the path of a model of one's own, or "hf://owner/name" of one on
+        Hugging Face.
     weights
         None for those that ship with the package or else the published ones; the name of a catalogue entry;
         "untrained:SEED"; or a path to safetensors, a TensorFlow checkpoint (version 1: the file; version 2: the prefix
         or the `.index`), a PyTorch state dict, a Keras or a TensorFlow Lite file, told apart by content. A catalogue
-        name wins over a file of the same name: write `./vggish` for the file.
+        name wins over a file of the same name: write `./vggish` for the file. "hf://owner/name" is a file on Hugging
+        Face, as `audioset.hub.push` puts it there.
     progress
         Called as `progress(bytes_done, bytes_total)` while something is downloaded.
 
@@ -156,8 +158,9 @@ def _load(model: str, weights: str | os.PathLike[str] | None, progress: Progress
             return open_untrained(model, weights)
         if weights in entries:
             return _load_entry(model, entries[weights], progress)
-        _refuse_unless_file(model, weights, entries)
-    return open_path(model, user_path(weights))
+        if not weights.startswith(models.own.HUB):
+            _refuse_unless_file(model, weights, entries)
+    return open_path(model, weights)
 
 
 def _load_entry(model: str, entry: CatalogueEntry, progress: Progress | None) -> Weights:

@@ -14,7 +14,7 @@ from audioset._files import unwritable, written_whole
 from audioset.errors import OutputError, WeightsError, WeightsFormatError
 from audioset.weights import content, readers, safetensors_file, untrained
 from audioset.weights.content import Weights
-from audioset.weights.files import cache_dir, is_file, sha256_of, user_path
+from audioset.weights.files import cache_dir, is_file, locate, sha256_of
 from audioset.weights.readers import SAFETENSORS, Source
 
 
@@ -38,7 +38,7 @@ def convert(
     if isinstance(source, str) and source.startswith(f"{untrained.PREFIX}:"):
         weights = open_untrained(model, source)
     else:
-        found = readers.find(user_path(source))
+        found = readers.find(locate(source)[0])
         if path.exists() and any(path.samefile(file) for file in found.files):
             raise OutputError(
                 f"{path}: is the source itself; expected another file to write to. Choose another name for the output."
@@ -56,19 +56,20 @@ def open_untrained(model: str, given: str) -> Weights:
     return content.from_tensors(model, name, tensors, {"source": name, "source_format": untrained.PREFIX})
 
 
-def open_path(model: str, path: Path) -> Weights:
+def open_path(model: str, given: str | os.PathLike[str]) -> Weights:
     """Return the weights in a file of any format, converted into the cache unless they can be used where they are."""
+    path, name = locate(given)
     source = readers.find(path)
     if source.reader is SAFETENSORS:
-        usable = content.open_safetensors(model, source.path, path.name)
+        usable = content.open_safetensors(model, source.path, name)
         if usable is not None:
             return usable
-    return open_converted(model, source, _remembered_sha256(source), path.name)
+    return open_converted(model, source, _remembered_sha256(source), name)
 
 
 def open_own(path: str) -> Weights:
     """Return the weights of a model of one's own, mapped from its file."""
-    return _opened(path, user_path(path), Path(path).name)
+    return _opened(path, *locate(path))
 
 
 def open_built_in(model: str, path: Path) -> Weights:

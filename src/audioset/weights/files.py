@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from audioset.errors import WeightsError
+from audioset.models.own import HUB
 
 _PIECE_BYTES = 1 << 20
 
@@ -26,6 +27,21 @@ def cache_dir() -> Path:
 def user_path(given: str | os.PathLike[str]) -> Path:
     """Return a path as users write it; a `~name` of nobody's stays, to be reported as a file that is not there."""
     return Path(os.path.expanduser(given))  # noqa: PTH111  (pathlib's raises RuntimeError where there is no such user)
+
+
+def locate(given: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Return where a file is that users name, and what to call it.
+
+    That is a path and its last part; or "hf://owner/name", fetched where need be, and the same with its commit.
+    """
+    name = os.fspath(given)
+    if not name.startswith(HUB):
+        path = user_path(name)
+        return path, path.name
+    from audioset.hub.download import located
+
+    found = located(name)
+    return found.path, found.name
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
