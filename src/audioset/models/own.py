@@ -88,7 +88,7 @@ class OwnModel:
 
 def is_own(name: str) -> bool:
     """Return whether a model's name is the path of a file of weights instead, or that of one on Hugging Face."""
-    return name.startswith(HUB) or name.endswith(SUFFIX) and os.path.isfile(os.path.expanduser(name))  # noqa: PTH111  (raises where nobody is)
+    return name.startswith(HUB) or (name.endswith(SUFFIX) and os.path.isfile(os.path.expanduser(name)))  # noqa: PTH111  (raises where nobody is)
 
 
 def read_spec(path: str) -> ModelSpec:
