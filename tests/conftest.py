@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 if TYPE_CHECKING:
@@ -66,6 +67,22 @@ def vggish() -> Model:
 
     with pytest.warns(UntrainedWeightsWarning):
         return audioset.load("vggish", "untrained:0", threads=2)
+
+
+@pytest.fixture(scope="session")
+def calibration() -> list[tuple[str, npt.NDArray[np.float32]]]:
+    """The package's own calibration sounds, made once; see `int8.sounds.calibration_sounds`."""
+    from audioset.int8.sounds import calibration_sounds
+
+    return list(calibration_sounds())
+
+
+@pytest.fixture
+def few_sounds(calibration: list[tuple[str, npt.NDArray[np.float32]]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A calibration that takes no time: on every sixteenth sound."""
+    from audioset.int8 import store
+
+    monkeypatch.setattr(store, "calibration_sounds", lambda: calibration[::16])
 
 
 @pytest.fixture

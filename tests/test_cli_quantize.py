@@ -16,22 +16,14 @@ from audioset import int8, weights
 from audioset.cli import app
 from audioset.cli import quantize as command
 from audioset.errors import AudioSetError, OptionError
-from audioset.int8 import recordings, store
-from audioset.int8.sounds import calibration_sounds
+from audioset.int8 import recordings
 from audioset.models.spec import ModelSpec
 from audioset.weights import Weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning"),
-    pytest.mark.usefixtures("tiny_tagger"),
+    pytest.mark.usefixtures("few_sounds", "tiny_tagger"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A calibration that takes no time."""
-    few = list(calibration_sounds())[::16]
-    monkeypatch.setattr(store, "calibration_sounds", lambda: few)
 
 
 @pytest.fixture

@@ -14,20 +14,11 @@ from audioset import verify as library
 from audioset.cli import app
 from audioset.cli import verify as command
 from audioset.errors import AudioSetError, OptionError
-from audioset.int8 import store
-from audioset.int8.sounds import calibration_sounds
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning"),
-    pytest.mark.usefixtures("tiny", "tiny_tagger"),
+    pytest.mark.usefixtures("few_sounds", "tiny", "tiny_tagger"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A calibration that takes no time."""
-    few = list(calibration_sounds())[::16]
-    monkeypatch.setattr(store, "calibration_sounds", lambda: few)
 
 
 @pytest.fixture

@@ -20,7 +20,10 @@ from audioset.network import Network
 from audioset.postprocess import Pca
 from audioset.verify import compare, compare_examples, verify
 
-pytestmark = pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning"),
+    pytest.mark.usefixtures("few_sounds"),
+]
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from audioset.cli import export as command
 from audioset.errors import AudioSetError, OptionError, OutputError
 from audioset.export import base, export_onnx, onnx_file
 from audioset.features import Pad
-from audioset.int8 import store
-from audioset.int8.sounds import calibration_sounds
 
 pytestmark = pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning")
 
@@ -54,9 +52,8 @@ def test_json_has_all_of_it(here: Path) -> None:
     assert len(json.loads(found["metadata"]["classes"])) == 521
 
 
-def test_the_file_is_that_of_the_function(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = list(calibration_sounds())[::16]
-    monkeypatch.setattr(store, "calibration_sounds", lambda: few)
+@pytest.mark.usefixtures("few_sounds")
+def test_the_file_is_that_of_the_function(here: Path) -> None:
     options = ["--precision", "int8", "--weight-bits", 7, "--hop", 0.2, "--pad", "none"]
     result = run("-m", "mini", *options, "-o", "command.onnx")
     assert "making mini in 8 bits, once" in result.stderr

@@ -20,8 +20,6 @@ from audioset._runtime.onnx_runtime import saturates
 from audioset.classes import ClassList
 from audioset.errors import OptionError, OutputError, WeightsError
 from audioset.export import export_onnx, onnx_file
-from audioset.int8 import store
-from audioset.int8.sounds import calibration_sounds
 from audioset.models.own import OwnModel
 from audioset.models.own import save as save_own
 from audioset.models.spec import ModelSpec
@@ -40,16 +38,12 @@ Outputs = Mapping[str, npt.NDArray[np.float32]]
 
 
 @pytest.fixture
-def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A calibration that takes no time."""
-    few = list(calibration_sounds())[::16]
-    monkeypatch.setattr(store, "calibration_sounds", lambda: few)
-
-
-def clips(rng: np.random.Generator) -> list[npt.NDArray[np.float32]]:
+def clips(
+    calibration: list[tuple[str, npt.NDArray[np.float32]]], rng: np.random.Generator
+) -> list[npt.NDArray[np.float32]]:
     """Noise of many lengths, and sounds with faint bands beside loud ones."""
     noise = [(0.1 * rng.standard_normal(length)).astype(np.float32) for length in LENGTHS]
-    return [*noise, *(waveform for _, waveform in list(calibration_sounds())[::12])]
+    return [*noise, *(waveform for _, waveform in calibration[::12])]
 
 
 def run(path: Path, feed: str, values: npt.NDArray[np.float32]) -> Outputs:
@@ -79,14 +73,16 @@ def check_against_library(spec: ModelSpec, found: Weights, folder: Path, sounds:
 
 
 @pytest.mark.parametrize("model", ["mini", "yamnet"])
-def test_results_are_the_librarys(model: str, tmp_path: Path, rng: np.random.Generator) -> None:
+def test_results_are_the_librarys(model: str, tmp_path: Path, clips: list[npt.NDArray[np.float32]]) -> None:
     found = weights.load(model, None if model == "mini" else "untrained:0")
-    check_against_library(models.get(model), found, tmp_path, clips(rng), 1e-3)
+    check_against_library(models.get(model), found, tmp_path, clips, 1e-3)
 
 
 @pytest.mark.slow
-def test_results_of_vggish_are_the_librarys(vggish: audioset.Model, tmp_path: Path, rng: np.random.Generator) -> None:
-    check_against_library(vggish.spec, vggish.weights, tmp_path, clips(rng), 1e-3)
+def test_results_of_vggish_are_the_librarys(
+    vggish: audioset.Model, tmp_path: Path, clips: list[npt.NDArray[np.float32]]
+) -> None:
+    check_against_library(vggish.spec, vggish.weights, tmp_path, clips, 1e-3)
 
 
 @pytest.mark.slow
@@ -141,7 +137,7 @@ def test_8_bits_are_the_librarys_on_the_same_examples(bits: Any, tmp_path: Path,
 
 
 @pytest.mark.usefixtures("few_sounds")
-def test_8_bits_of_a_waveform_differ_by_few_steps(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_8_bits_of_a_waveform_differ_by_few_steps(tmp_path: Path, clips: list[npt.NDArray[np.float32]]) -> None:
     spec = models.get("mini")
     whole, network_only = tmp_path / "whole.onnx", tmp_path / "network.onnx"
     export_onnx("mini", whole, precision="int8")
@@ -150,7 +146,7 @@ def test_8_bits_of_a_waveform_differ_by_few_steps(tmp_path: Path, rng: np.random
     assert whole.stat().st_size < 0.55 * len(export_to_bytes("mini", tmp_path))
     running = session(whole)
     same = []
-    for waveform in clips(rng):
+    for waveform in clips:
         examples = features.examples(waveform, hop_s=spec.hop_s, pad=spec.pad, log_offset=spec.log_offset)
         expected = run(network_only, "examples", examples)["embedding"]
         (values,) = running.run(["embedding"], {"waveform": waveform})

@@ -149,17 +149,18 @@ def synthesized(seconds: float = 60.0) -> Float32Array:
     t = np.arange(int(seconds * 16_000)) / 16_000
     waveform = np.zeros(len(t))
     for start in np.arange(0, seconds, 1.5):
-        since = np.clip(t - start, 0, None)
-        envelope = (t >= start) * np.exp(-since / rng.uniform(0.05, 1.0))
+        span = slice(int(start * 16_000), int((start + 6) * 16_000))  # after which nothing is left to hear
+        since = t[span] - start
+        envelope = np.exp(-since / rng.uniform(0.05, 1.0))
         kind = rng.integers(3)
         if kind == 0:
             partials = rng.uniform(80, 3000, 6)
             sound = np.sin(2 * np.pi * partials[:, np.newaxis] * since).sum(axis=0)
         elif kind == 1:
-            sound = np.convolve(rng.standard_normal(len(t)), np.ones(rng.integers(1, 20)), "same")
+            sound = np.convolve(rng.standard_normal(len(since)), np.ones(rng.integers(1, 20)), "same")
         else:
             sound = np.sign(np.sin(2 * np.pi * rng.uniform(50, 400) * since))
-        waveform += rng.uniform(0.01, 0.3) * envelope * sound
+        waveform[span] += rng.uniform(0.01, 0.3) * envelope * sound
     waveform += 10 ** rng.uniform(-4, -2) * rng.standard_normal(len(t))
     return np.clip(waveform, -1, 1).astype(np.float32)
 

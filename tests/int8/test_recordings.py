@@ -15,7 +15,10 @@ from audioset.features import examples
 from audioset.models.spec import ModelSpec
 from audioset.weights import Weights
 
-pytestmark = pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning"),
+    pytest.mark.usefixtures("few_sounds"),
+]
 
 
 @pytest.fixture

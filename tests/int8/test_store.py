@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from audioset.classes import ClassList
 from audioset.cli import app
 from audioset.errors import OptionError, OutputError, WeightsFormatError
 from audioset.int8 import store
-from audioset.int8.sounds import calibration_sounds
 from audioset.models import own
 from audioset.models.spec import ModelSpec
 from audioset.records import JobInfo
@@ -30,14 +28,10 @@ from audioset.weights import Weights, safetensors_file
 
 from ._networks import examples
 
-pytestmark = pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning")
-
-
-@pytest.fixture(autouse=True)
-def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A calibration that takes no time; what all sounds are good for is tested with the graph."""
-    few = list(itertools.islice(calibration_sounds(), 0, None, 16))
-    monkeypatch.setattr(store, "calibration_sounds", lambda: few)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning"),
+    pytest.mark.usefixtures("few_sounds"),  # what all sounds are good for is tested with the graph
+]
 
 
 @pytest.fixture
