@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -174,10 +175,17 @@ def _fit(embeddings: npt.NDArray[np.float32], targets: Bools, strength: float, m
 def _regression(inputs: Floats, classes: npt.NDArray[Any], strength: float) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 
     # Threads that wait for each other's crumbs take several times as long as one.
     limit = 1 if inputs.size < _WORTH_THREADS else None
-    with warnings.catch_warnings(), threadpool_limits(limit):
+    with warnings.catch_warnings(), _thread_pools().limit(limits=limit):
         warnings.simplefilter("ignore", ConvergenceWarning)  # what has not converged by then is regularized by that
         return LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS).fit(inputs, classes)
+
+
+@cache
+def _thread_pools() -> Any:
+    """The libraries whose threads are held back, found once: to find them takes longer than a small fit."""
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # scikit-learn brings it
+
+    return ThreadpoolController()
