@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,11 @@ def features(path: Path, num: int, seed: int) -> str:
 
 @pytest.fixture
 def data(tmp_path: Path) -> tuple[str, str]:
-    return features(tmp_path / "train.tfrecord", 200, 0), features(tmp_path / "valid.tfrecord", 60, 1)
+    return data_in(tmp_path)
+
+
+def data_in(folder: Path) -> tuple[str, str]:
+    return features(folder / "train.tfrecord", 200, 0), features(folder / "valid.tfrecord", 60, 1)
 
 
 def run(*arguments: Any, status: int = 0) -> Any:
@@ -53,11 +58,19 @@ def run(*arguments: Any, status: int = 0) -> Any:
     return result
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head and its working folder, as `audioset train` leaves them."""
+    folder = tmp_path_factory.mktemp("trained")
+    train, valid = data_in(tmp_path_factory.mktemp("data"))
+    run("train", train, "--valid", valid, "-o", folder / "head.safetensors", *QUICK)
+    return folder
+
+
 @pytest.fixture
-def head(tmp_path: Path, data: tuple[str, str]) -> Path:
-    out = tmp_path / "head.safetensors"
-    run("train", data[0], "--valid", data[1], "-o", out, *QUICK)
-    return out
+def head(tmp_path: Path, trained: Path) -> Path:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "head.safetensors"
 
 
 def test_a_head_is_trained_and_evaluated(tmp_path: Path, head: Path, data: tuple[str, str]) -> None:
@@ -126,7 +139,9 @@ def test_finished_outputs_are_kept(tmp_path: Path, head: Path, data: tuple[str, 
         run("evaluate", head, data[1], "--report", tmp_path / "r.html")
 
 
-def test_another_configuration_does_not_continue_a_job(head: Path, data: tuple[str, str]) -> None:
+def test_another_configuration_does_not_continue_a_job(tmp_path: Path, data: tuple[str, str]) -> None:
+    head = tmp_path / "head.safetensors"
+    run("train", data[0], "--valid", data[1], "-o", head, *QUICK)
     head.unlink()
     with pytest.raises(OutputError, match=r"head\.safetensors\.work: holds the checkpoints of a job with other seed"):
         run("train", data[0], "--valid", data[1], "-o", head, *QUICK, "--seed", 1)
