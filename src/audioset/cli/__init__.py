@@ -19,7 +19,11 @@ try:
         embed,
         evaluate,
         export,
+        fad,
         finetune,
+        hub,
+        index,
+        jobs,
         models,
         quantize,
         tag,
@@ -49,7 +53,11 @@ app.command()(export.export)
 app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
+app.command()(fad.fad)
 app.command()(distill.distill)
+app.add_typer(index.app, name="index")
+app.add_typer(hub.app, name="hub")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(dataset.app, name="dataset")
 

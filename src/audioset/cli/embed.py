@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audioset import storage
+from audioset._runtime.base import resolve
 from audioset.cli._common import (
     Bar,
     PcmFormatOption,
@@ -32,6 +35,18 @@ from audioset.cli._common import (
     seconds_of,
     source_of,
 )
+from audioset.cli._jobs import (
+    ConcurrencyOption,
+    FolderOptions,
+    ManifestOption,
+    NumCpusOption,
+    NumGpusOption,
+    RayOption,
+    RetryOption,
+    ShardOption,
+    embed_to_folder,
+    folder_of,
+)
 from audioset.cli._place import (
     CPU,
     BatchOption,
@@ -47,7 +62,9 @@ from audioset.features import SAMPLE_RATE_HZ, num_examples
 from audioset.inputs import STDIN, Inputs, expand
 
 if TYPE_CHECKING:
+    from audioset.audio import AudioSource
     from audioset.embed import EmbedOptions, Model
+    from audioset.jobs import Recipe
     from audioset.models.spec import ModelSpec
     from audioset.records import JobSummary, JobWriter, StreamWriter
 
@@ -80,11 +97,19 @@ class PostprocessChoice(str, Enum):
 def embed(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(help="Audio or video files, folders (searched recursively), patterns, or - for standard input."),
+        typer.Argument(
+            help="Audio or video files, folders (searched recursively), patterns, tar or zip archives of recordings, "
+            "URLs (s3://, gs://, hf://, https://) of any of them, or - for standard input."
+        ),
     ] = None,
     out: Annotated[
         str,
-        typer.Option("--out", "-o", help="Output; its ending sets the format. - writes JSON lines to standard output."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Output; its ending sets the format. - writes JSON lines to standard output. FOLDER/, or a URL, takes "
+            "Parquet parts that many processes can write at once.",
+        ),
     ] = DEFAULT_OUT,
     model: Annotated[str, typer.Option("--model", "-m", help="Model; `audioset models list` shows them.")] = "vggish",
     weights: Annotated[
@@ -132,6 +157,13 @@ def embed(
         list[str] | None,
         typer.Option("--files-from", help="Also embed the files named in this list, one a line; may be repeated."),
     ] = None,
+    manifest: ManifestOption = None,
+    shard: ShardOption = None,
+    ray: RayOption = None,
+    concurrency: ConcurrencyOption = None,
+    num_cpus: NumCpusOption = 1.0,
+    num_gpus: NumGpusOption = 0.0,
+    retry_failed: RetryOption = False,
     output_format: Annotated[
         str | None,
         typer.Option(
@@ -148,14 +180,18 @@ def embed(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print how many examples each file would give.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Only print how many examples each file would give; of a folder of parts, what it takes."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Turn any audio into embeddings.
 
     One row for each 0.96 s: file, start_s, end_s, embedding. A file that cannot be read is named at the end and does
-    not stop the others. An interrupted job goes on with --resume; a finished output is kept unless --overwrite.
+    not stop the others. An interrupted job goes on with --resume; a finished output is kept unless --overwrite. A job
+    into a folder of parts goes on by itself when the same command runs again.
 
     Examples:
 
@@ -165,30 +201,51 @@ def embed(
 
       audioset embed talk.mp4 -o talk.npz --hop 0.5 --start 60 --duration 30
 
+      audioset embed --manifest songs.parquet -o s3://bucket/embeddings/ --shard 3/100
+
       ffmpeg -i https://… -f s16le -ac 1 -ar 16000 - | audioset embed - --pcm 16000 -o - > stream.jsonl
     """
     from audioset import models
     from audioset.embed import EmbedOptions, Model, check_cores
     from audioset.errors import OptionError
     from audioset.features import ShortClipWarning
+    from audioset.jobs import Recipe, describe
     from audioset.postprocess import Pca
-    from audioset.records import JobInfo, check_output, open_writer
+    from audioset.records import check_output, open_writer
     from audioset.weights import load, load_pca
 
     inputs = expand(paths or [], lists=files_from or [])
-    if not inputs.files and not inputs.missing:
+    if not inputs.files and not inputs.missing and manifest is None:
         raise OptionError("no input: expected files, folders or patterns. `audioset embed --help` has examples")
     if as_json and out == STDIN:
         raise OptionError("--json: standard output already takes the embeddings (--out -); write them to a file")
     spec = models.get(model)
     options = EmbedOptions(hop, None if pad is None else pad.value, start, duration, pool.value, postprocess.value)
-    hop_s, pad_policy = options.resolve(spec)
+    options.resolve(spec)
     if pca is not None and options.postprocess == "none":
         raise OptionError("--pca: would not be used; expected --postprocess pca or uint8 beside it")
     check_not_an_input(out, inputs.files)
     check_cores(threads, batch)
     place = place_of(precision, engine, device)
     raw = raw_input(pcm, pcm_format, channels, inputs)
+    of_folders = FolderOptions(manifest, shard, ray, concurrency, num_cpus, num_gpus, retry_failed)
+    folder = folder_of(out, DEFAULT_OUT, of_folders, output_format)
+    if folder is not None:
+        recipe = Recipe(
+            model=model,
+            weights=weights,
+            options=options,
+            precision=place.precision,
+            engine=engine and engine.value,
+            device=place.device,
+            batch_size=batch,
+            threads=threads,
+            pca=None if pca is None else str(pca),
+        )
+        embed_to_folder(
+            folder, inputs, recipe, of_folders, _prepared, overwrite=overwrite, dry_run=dry_run, as_json=as_json
+        )
+        return
     if dry_run:
         _dry_run(inputs, spec, options, as_json=as_json)
         return
@@ -198,25 +255,8 @@ def embed(
     with downloading(model) as progress:
         found = load(model, weights, progress=progress)
         parameters = None if options.postprocess == "none" else Pca(*load_pca(pca, progress=progress))
-    prepared = prepare(spec, found, place)
-    info = JobInfo(
-        model=spec.name,
-        weights_name=found.name,
-        weights_sha256=found.sha256,
-        embedding_dim=spec.embedding_dim,
-        dtype="uint8" if options.postprocess == "uint8" else "float32",
-        regime=options.regime,
-        hop_s=hop_s,
-        pad=pad_policy,
-        pool=options.pool,
-        start_s=start,
-        duration_s=duration,
-        pca_sha256=None if parameters is None else parameters.sha256,
-        precision=place.precision,
-        int8_sha256=prepared.int8_sha256,
-        engine=prepared.engine,
-        device=place.device,
-    )
+    prepare(spec, found, place)
+    info = describe(spec, found, place, options, parameters)
     summary: JobSummary | None = None
     job: _Job | None = None
     try:
@@ -268,15 +308,16 @@ class _Job:
         with progress or nullcontext():
             bar = Bar(progress, "embedding", files, options.start_s, options.duration_s)
             rows = files_done = 0
-            sources = ((source_of(name, self.raw), None) for name in files)
-            for block in model.embed_blocks(sources, options):
-                name = files[block.index]
+            names: deque[str] = deque()
+            for block in model.embed_blocks(self._sources(files, names), options):
+                name = names[0]
                 rows += len(block.values)
                 if block.error is not None:
                     self.writer.fail(name, reason_of(name, block.error))
                 else:
                     self.writer.append(name, block.start_s, block.end_s, block.values, last=block.last)
                 if block.last:
+                    names.popleft()
                     self.num_files += block.error is None
                     self.audio_s += block.duration_s
                     self.num_short += block.padded_short
@@ -285,6 +326,12 @@ class _Job:
                 rest_s = 0.0 if block.last or not len(block.end_s) else float(block.end_s[-1]) - options.start_s
                 bar.update(files_done + block.last, self.audio_s + rest_s, len(self.writer.failures))
                 files_done += block.last
+
+    def _sources(self, files: list[str], names: deque[str]) -> Iterator[tuple[AudioSource, None]]:
+        """Yield what to read, noting the name of each; an archive is as many as it holds."""
+        for name, source in storage.sources(files, skip=self.writer.completed):
+            names.append(name)
+            yield (source_of(name, self.raw) if name == STDIN else source), None
 
     def report(self, summary: JobSummary | None, *, as_json: bool) -> None:
         """Say how it went; there is no summary where nothing could be embedded."""
@@ -323,6 +370,20 @@ class _Job:
         if failures:
             talk += f"; {len(failures):,} failed"
         typer.echo(talk, err=True)
+
+
+def _prepared(recipe: Recipe) -> Model:
+    """Load what a recipe says, saying on stderr what takes long."""
+    from audioset import models
+    from audioset.weights import load, load_pca
+
+    say_if_small(recipe.model)
+    with downloading(recipe.model) as progress:
+        found = load(recipe.model, recipe.weights, progress=progress)
+        if recipe.options.postprocess != "none":
+            load_pca(recipe.pca, progress=progress)
+    prepare(models.get(recipe.model), found, resolve(recipe.precision, recipe.engine, recipe.device))
+    return recipe.load()
 
 
 def _dry_run(inputs: Inputs, spec: ModelSpec, options: EmbedOptions, *, as_json: bool) -> None:

@@ -112,8 +112,8 @@ class Summary:
         Whether every item of the job is done, by this run or others.
     files, rows, audio_s, failures : int, int, float, int
         Over all that is in the output.
-    done_files, done_audio_s, wall_s : int, float, float
-        By this run: files, seconds of sound, seconds that it took.
+    done_files, done_failures, done_audio_s, wall_s : int, int, float, float
+        By this run: files, failures, seconds of sound, seconds that it took.
     remaining_items : int
         Items that are not done, of all shards.
     reasons : tuple of (str, str)
@@ -127,6 +127,7 @@ class Summary:
     audio_s: float
     failures: int
     done_files: int
+    done_failures: int
     done_audio_s: float
     wall_s: float
     remaining_items: int
@@ -280,6 +281,7 @@ def finish(
         audio_s=totals["audio_s"],
         failures=totals["failures"],
         done_files=sum(part.files for part in done),
+        done_failures=sum(len(part.failures) for part in done),
         done_audio_s=round(sum(part.audio_s for part in done), 3),
         wall_s=round(time.perf_counter() - began, 3),
         remaining_items=remaining,

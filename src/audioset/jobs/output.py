@@ -197,11 +197,18 @@ class Output:
                 writer.write_table(table, table.num_rows)
         return about
 
-    def state(self) -> State:
+    def is_complete(self) -> bool:
+        """Return whether all is done, and what says so is written."""
+        return self.folder.exists(MANIFEST_NAME)
+
+    def state(self, *, repair: bool = True) -> State:
         """Read what is done.
 
-        A part that cannot be read, or repeats what another one completes, is deleted with a warning: its items are
-        then done again.
+        Parameters
+        ----------
+        repair : bool
+            Delete a part that cannot be read or repeats what another one completes, with a warning: its items are then
+            done again. Otherwise it is left where it is, and left out.
 
         Raises
         ------
@@ -216,11 +223,11 @@ class Output:
         members: dict[str, set[str]] = defaultdict(set)
         for name, part in zip(names, found, strict=True):
             if part is None:
-                self._delete(name, "cannot be read")
+                self._leave_out(name, "cannot be read", repair)
                 continue
             claims = {(item, part.attempt) for item in part.items}
             if claims & seen or any(members[archive] & set(done) for archive, done in part.members.items()):
-                self._delete(name, "repeats what another part holds")
+                self._leave_out(name, "repeats what another part holds", repair)
                 continue
             seen |= claims
             for archive, done in part.members.items():
@@ -277,9 +284,10 @@ class Output:
             )
         return PartDone.from_json(metadata[TASK_KEY], name, num_bytes)
 
-    def _delete(self, name: str, why: str) -> None:
-        warnings.warn(f"{self.name}: {name} {why}; it is deleted and done again", stacklevel=3)
-        self.folder.delete(name)
+    def _leave_out(self, name: str, why: str, repair: bool) -> None:
+        if repair:
+            warnings.warn(f"{self.name}: {name} {why}; it is deleted and done again", stacklevel=3)
+            self.folder.delete(name)
 
 
 def open_output(

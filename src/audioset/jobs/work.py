@@ -41,7 +41,6 @@ class _Recording:
 @dataclass(frozen=True)
 class _EndOfItem:
     item: Item
-    was_empty: bool
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,7 @@ def _sources(
                 agenda.append(_Recording(task, item, name))
                 yield _windowed(source, item), None
                 ahead = next(found, None)
-            was_skipped = any(_is_of(member, item) for member in task.skip)
-            agenda.append(_EndOfItem(item, was_empty=not count and not was_skipped))
+            agenda.append(_EndOfItem(item))
             if item is task.items[-1]:
                 agenda.append(_EndOfTask(task))
     finally:
@@ -192,7 +190,7 @@ class _Worker:
         while self._agenda and not isinstance(self._agenda[0], _Recording):
             step = self._agenda.popleft()
             if isinstance(step, _EndOfItem):
-                self._end_item(step)
+                self._end_item(step.item)
             elif isinstance(step, _EndOfTask):
                 yield self._write(step.task)
                 self._number = 0
@@ -215,13 +213,7 @@ class _Worker:
     def _begin(self) -> _Part:
         return _Part(Rows(self._output.info, with_ids=self._output.with_ids))
 
-    def _end_item(self, step: _EndOfItem) -> None:
-        item = step.item
-        if step.was_empty:
-            reason = (
-                f"{item.file}: no recording in this archive; expected files ending in .wav, .flac, .mp3 or the like"
-            )
-            self._fail(item, storable(item.file), storable(reason))
+    def _end_item(self, item: Item) -> None:
         if item.key not in self._failed:
             self._part.members.pop(item.key, None)  # the whole archive is done, so nobody needs the list
         self._part.items.append(item.key)
