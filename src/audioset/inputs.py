@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from audioset.errors import AudioError, OptionError
-from audioset.storage.names import HTTP_SCHEMES, has_magic, is_archive, is_audio, is_url, location, split_member
+from audioset.storage.names import HTTP_SCHEMES, has_audio_suffix, has_magic, is_archive, is_url, location, split_member
 
 STDIN = "-"
 
@@ -156,7 +156,7 @@ def _walk(folder: str, locked: list[tuple[str, AudioError]], archives: bool) -> 
         seen.add(real)
         folders.sort()
         for name in sorted(names):
-            if is_audio(name) or (archives and is_archive(name)):
+            if has_audio_suffix(name) or (archives and is_archive(name)):
                 found = True
                 yield str(Path(parent, name))
             elif not found and is_archive(name):

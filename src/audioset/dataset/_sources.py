@@ -9,17 +9,14 @@ from __future__ import annotations
 import glob
 import os
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, TypeAlias, cast
+from typing import IO, TypeAlias, cast
 
+from audioset._streams import PIECE_BYTES, TAR_BLOCK_BYTES, Forward, StreamDamage, TarEntry, uncompressed
 from audioset.errors import RecordError
-from audioset.records.tfrecord import BLOCK_BYTES, Damage, RecordBlock, record_blocks
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from audioset.records.tfrecord import Damage, RecordBlock, record_blocks
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = PathLike | Sequence[PathLike]
@@ -30,17 +27,9 @@ OnDamage: TypeAlias = Callable[[Damage], None]
 SUFFIXES = (".tfrecord", ".tfrecord.gz")
 """How shards are called: in folders and archives only these are read. A file that is named itself is always read."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 _NOTHING = "holds nothing; expected records, fetch or write it again"
 _NEVER_EMPTY = (".gz", ".tgz", ".tar")  # unlike a shard, which may have no records
-_TAR_BLOCK_BYTES = 512
-_MAX_HEADER_BYTES = 1 << 20  # of a member's long name and other attributes, which `tarfile` reads whole
-_HEADER_TYPES = (
-    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
-)  # fmt: skip
-_GZIP_WBITS = 31  # zlib's number for gzip's header and checksum
-_PIECE_BYTES = 1 << 15  # of compressed data; even of the emptiest content that is 32 MiB at most
 
 
 def read_blocks(
@@ -161,8 +150,8 @@ def _shards(file: str, on_damage: OnDamage, only: Sequence[str]) -> Iterator[_Sh
         on_damage(Damage(file, None, 0, f"cannot be read ({error.strerror}); expected a TFRecord file or an archive"))
         return
     with handle:
-        stream = _Forward(_uncompressed(handle))
-        head = stream.peek(_TAR_BLOCK_BYTES)
+        stream = Forward(uncompressed(handle))
+        head = stream.peek(TAR_BLOCK_BYTES)
         if (table := _table_of(head)) is not None:
             on_damage(Damage(file, None, 0, _not_records(table)))
         elif _is_tar(head):
@@ -205,12 +194,12 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
-def _members(stream: _Forward, file: str, on_damage: OnDamage, only: Sequence[str]) -> Iterator[_Shard]:
+def _members(stream: Forward, file: str, on_damage: OnDamage, only: Sequence[str]) -> Iterator[_Shard]:
     """The shards of an archive; whatever ends it early is left in `stream.damage`."""
     num_shards = 0
     try:
         with tarfile.TarFile(
-            fileobj=cast(IO[bytes], stream), tarinfo=_Entry, encoding="utf-8", errors="backslashreplace"
+            fileobj=cast(IO[bytes], stream), tarinfo=TarEntry, encoding="utf-8", errors="backslashreplace"
         ) as archive:
             while (entry := archive.next()) is not None:
                 # Links, devices and pipes are no shards, whatever they are called; nor are hidden files.
@@ -228,7 +217,7 @@ def _members(stream: _Forward, file: str, on_damage: OnDamage, only: Sequence[st
                     yield from _unzipped(member, entry.name, stream, file, on_damage)
                 else:
                     yield _Shard(entry.name, member, lambda: stream.damage is None)
-        while stream.read(_PIECE_BYTES):  # the checksum of compressed data comes last
+        while stream.read(PIECE_BYTES):  # the checksum of compressed data comes last
             pass
         if not num_shards and stream.damage is None:
             matching = f" that match {_listed(only)}" if only else ""
@@ -236,15 +225,15 @@ def _members(stream: _Forward, file: str, on_damage: OnDamage, only: Sequence[st
             on_damage(Damage(file, None, 0, f"no shards in this archive{matching}; {expected}"))
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two for numbers that make no sense
         if stream.damage is None:
-            stream.damage = _Broken(
+            stream.damage = StreamDamage(
                 stream.tell(),
                 f"the archive is damaged at its byte {stream.tell():,} ({error}); expected a whole one, get it again",
             )
 
 
-def _unzipped(member: IO[bytes], name: str, archive: _Forward, file: str, on_damage: OnDamage) -> Iterator[_Shard]:
+def _unzipped(member: IO[bytes], name: str, archive: Forward, file: str, on_damage: OnDamage) -> Iterator[_Shard]:
     """A shard that was compressed before it was packed; its damage is its own, and the next member follows."""
-    stream = _Forward(_uncompressed(member))
+    stream = Forward(uncompressed(member))
     if not stream.peek(1) and stream.damage is None and archive.damage is None:
         on_damage(Damage(file, name, 0, _NOTHING))
     yield _Shard(name, cast(IO[bytes], stream), lambda: stream.damage is None and archive.damage is None)
@@ -252,65 +241,10 @@ def _unzipped(member: IO[bytes], name: str, archive: _Forward, file: str, on_dam
         on_damage(Damage(file, name, stream.damage.offset, str(stream.damage)))
 
 
-class _Broken(Exception):  # noqa: N818  (never reaches users: it becomes a `Damage`)
-    """A file or archive cannot be read beyond a byte."""
-
-    def __init__(self, offset: int, reason: str) -> None:
-        super().__init__(reason)
-        self.offset = offset
-
-
-class _Forward:
-    """A stream of pieces that pass by once; when no more can be had because of damage, it ends and keeps the reason."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self.damage: _Broken | None = None
-        self._pieces = pieces
-        self._piece = b""
-        self._used = 0
-        self._position = 0
-
-    def read(self, size: int) -> bytes:
-        """Exactly `size` bytes, or fewer at the end."""
-        parts = []
-        while size and (self._used < len(self._piece) or self._next()):
-            part = self._piece[self._used : self._used + size]
-            self._used += len(part)
-            self._position += len(part)
-            size -= len(part)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def peek(self, size: int) -> bytes:
-        """What `read` will give."""
-        head = self.read(size)
-        self._piece, self._used = head + self._piece[self._used :], 0
-        self._position -= len(head)
-        return head
-
-    def tell(self) -> int:
-        """How many bytes have passed."""
-        return self._position
-
-    def seek(self, position: int) -> int:
-        """Let bytes pass, up to `position` or the end."""
-        while self._position < position and self.read(min(position - self._position, _PIECE_BYTES)):
-            pass
-        return self._position
-
-    def _next(self) -> bool:
-        try:
-            self._piece, self._used = next(self._pieces, b""), 0
-        except _Broken as damage:
-            self.damage = damage
-            self._piece, self._used = b"", 0
-        return bool(self._piece)
-
-
 class _Member:
     """The bytes of the archive's member at which the stream stands."""
 
-    def __init__(self, stream: _Forward, entry: tarfile.TarInfo) -> None:
+    def __init__(self, stream: Forward, entry: tarfile.TarInfo) -> None:
         self._stream = stream
         self._entry = entry
         self._left = entry.size
@@ -321,85 +255,7 @@ class _Member:
         self._left -= len(data)
         if self._left and not data and self._stream.damage is None:
             at = self._stream.tell()
-            self._stream.damage = _Broken(
+            self._stream.damage = StreamDamage(
                 at, f"the archive ends at its byte {at:,}, within {self._entry.name}; it is incomplete, get it again"
             )
         return data
-
-
-class _Entry(tarfile.TarInfo):
-    """A member of an archive; unlike `tarfile`'s own, damage is not taken for the end of the archive."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            entry = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if len(buf) == _TAR_BLOCK_BYTES and not any(buf):  # the mark at the end
-                raise
-            raise tarfile.ReadError(f"{error} where a member's or the end mark belongs") from error
-        if entry.type in _HEADER_TYPES and entry.size > _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a member's attributes of {entry.size:,} bytes")
-        return entry
-
-
-def _uncompressed(file: IO[bytes]) -> Iterator[bytes]:
-    """The content of a file, decompressed if it was compressed with gzip."""
-    offset = 0
-    try:
-        piece = file.read(_PIECE_BYTES)
-        if piece.startswith(_GZIP_MAGIC):
-            yield from _gunzipped(piece, file)
-            return
-        while piece:
-            yield piece
-            offset += len(piece)
-            piece = file.read(BLOCK_BYTES)
-    except OSError as error:
-        raise _Broken(offset, f"cannot be read beyond byte {offset:,} ({error.strerror}); check the disk") from error
-
-
-def _gunzipped(piece: bytes, file: IO[bytes]) -> Iterator[bytes]:
-    """The content of gzip's members, checked, one after another; `piece` is the start of the file."""
-    offset = 0  # of `piece`
-    unzip = None
-    while piece:
-        length = len(piece)
-        while piece:
-            if unzip is None:
-                piece = piece.lstrip(b"\0")  # padding, as block devices leave it
-                unzip = zlib.decompressobj(wbits=_GZIP_WBITS) if piece else None
-                continue
-            before = unzip.copy()
-            try:
-                data = unzip.decompress(piece)
-            except zlib.error as error:
-                data, good = _salvaged(before, piece)
-                if data:
-                    yield data
-                at = offset + length - len(piece) + good
-                raise _Broken(
-                    at, f"the compressed data is damaged at byte {at:,} ({error}); get the file again"
-                ) from error
-            if data:
-                yield data
-            piece = unzip.unused_data
-            if unzip.eof:
-                unzip = None
-        offset += length
-        piece = file.read(_PIECE_BYTES)
-    if unzip is not None:
-        raise _Broken(
-            offset, f"ends at byte {offset:,}, within the compressed data; it is incomplete, get the file again"
-        )
-
-
-def _salvaged(unzip: zlib._Decompress, piece: bytes) -> tuple[bytes, int]:
-    """What can be had of a damaged piece, of which zlib gives nothing when given it whole, and from how many bytes."""
-    data = bytearray()
-    for index in range(len(piece)):
-        try:
-            data += unzip.decompress(piece[index : index + 1])
-        except zlib.error:
-            return bytes(data), index
-    return bytes(data), len(piece)

@@ -7,37 +7,39 @@ large one in a temporary file without a name.
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import tempfile
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from audioset.dataset._sources import _Broken, _Entry, _Forward, _gunzipped
+from audioset._streams import PIECE_BYTES, Forward, StreamDamage, TarEntry, uncompressed
 from audioset.errors import AudioError, AudioSetError
-from audioset.storage.base import PIECE_BYTES
+from audioset.storage.base import Section
 from audioset.storage.filesystems import storage_of
-from audioset.storage.names import is_audio, is_url, location, member_name
+from audioset.storage.names import MEMBER_MARK, has_audio_suffix, is_url, location, member_name
 from audioset.storage.reading import open_remote
 from audioset.storage.troubles import of_error, unreadable
 
 MAX_MEMBER_BYTES = 1 << 34
-_MAX_RATIO = 1000  # of a zip's member to what it is compressed to; deflate cannot do more than 1,032
-_GZIP_MAGIC = b"\x1f\x8b"
+_MAX_RATIO = 1100  # of a zip's member to what it is compressed to; silence under deflate comes to 1,032
+_BUFFER_BYTES = 1 << 16
 _KEPT_INDEXES = 4
+_TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError)  # the latter two for numbers that make no sense
 
-Room = Callable[[str, int], bool]
-"""Given a member's name and size, says whether its bytes may be held in memory."""
+Room = Callable[[int], bool]
+"""Says whether so many bytes may be held in memory."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive.
+    """A recording in an archive.
 
     Attributes
     ----------
@@ -51,47 +53,6 @@ class Member:
     content: BinaryIO | AudioError
 
 
-def members(archive: str, wanted: Callable[[str], bool], room: Room) -> Generator[Member, None, None]:
-    """Yield the audio of an archive, a path or a URL, as it streams by.
-
-    Parameters
-    ----------
-    archive : str
-        A tar, also compressed with gzip, of which one stream is read; or a zip, by its directory.
-    wanted : callable
-        Whether a member is to be given, by its name there.
-    room : callable
-        Whether a member may be held in memory; what may not goes to a temporary file.
-
-    Raises
-    ------
-    AudioError
-        The archive cannot be had, or is damaged: after the members before the damage.
-    """
-    if archive.lower().endswith(".zip"):
-        yield from _zip_members(archive, wanted, room)
-    else:
-        yield from _tar_members(archive, wanted, room)
-
-
-def open_member(archive: str, member: str) -> BinaryIO:
-    """Return one file of an archive, seekable; AudioError where it cannot be had."""
-    name = member_name(archive, member)
-    if archive.lower().endswith(".zip"):
-        return _zip_member(archive, member, name)
-    if archive.lower().endswith((".gz", ".tgz")):
-        for found in _tar_members(archive, lambda other: other == member, lambda _, size: size <= PIECE_BYTES):
-            if isinstance(found.content, AudioError):
-                raise found.content
-            return found.content
-        raise _no_member(name)
-    index = _index(archive)
-    if member not in index:
-        raise _no_member(name)
-    start, size = index[member]
-    return cast(BinaryIO, io.BufferedReader(_Part(_open(archive), start, size, name), PIECE_BYTES))
-
-
 class Held(io.BytesIO):
     """Bytes in memory as a file of a name."""
 
@@ -100,46 +61,75 @@ class Held(io.BytesIO):
         self.name = name
 
 
-class _Part(io.RawIOBase):
-    """Some bytes of a file, which it closes."""
+def members(archive: str, wanted: Callable[[str], bool], room: Room) -> Generator[Member, None, None]:
+    """Yield the audio of an archive, a path or a URL, as it streams by; of members of one name, the first.
 
-    def __init__(self, file: BinaryIO, start: int, size: int, name: str) -> None:
-        self.name = name
-        self._file, self._start, self._size = file, start, size
-        self._position = 0
+    Parameters
+    ----------
+    archive : str
+        A tar, also compressed with gzip, which is read as one stream; or a zip, which is read by its directory.
+    wanted : callable
+        Whether a member is to be given, by its name there.
+    room : callable
+        What may not be held in memory goes to a temporary file.
 
-    def readable(self) -> bool:
-        return True
+    Raises
+    ------
+    AudioError
+        The archive cannot be had, holds no audio, or is damaged: after the members before the damage.
+    """
+    given: set[str] = set()
 
-    def seekable(self) -> bool:
-        return True
+    def once(member: str) -> bool:
+        new = has_audio_suffix(re.split(r"[/\\]", member)[-1]) and member not in given
+        if new:
+            given.add(member)
+        return new and wanted(member)
 
-    def tell(self) -> int:
-        return self._position
+    try:
+        yield from (_zip_members if _is_zip(archive) else _tar_members)(archive, once, room)
+    except AudioSetError:
+        raise
+    except Exception as error:
+        raise unreadable(archive, of_error(error)) from error
+    if not given:
+        raise AudioError(
+            f"{archive}: holds no audio; expected members ending in .wav, .flac, .ogg, .mp3 or the like. "
+            f"Name one with another ending itself: {archive}{MEMBER_MARK}NAME"
+        )
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative position {base + offset}")
-        self._position = base + offset
-        return self._position
 
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._position)
-        self._file.seek(self._start + self._position)
-        data = self._file.read(left if size < 0 else min(size, left))
-        self._position += len(data)
-        return data
+def open_member(archive: str, member: str) -> BinaryIO:
+    """Return one file of an archive, seekable; AudioError where it cannot be had."""
+    name = member_name(archive, member)
+    if _is_zip(archive):
+        return _zip_member(archive, member, name)
+    if not archive.lower().endswith(".tar"):  # within compressed data there is no way but through it
+        with closing(_tar_members(archive, lambda other: other == member, _in_memory)) as found:
+            for entry in found:
+                if isinstance(entry.content, AudioError):
+                    raise entry.content
+                return entry.content
+        raise _no_member(name)
+    file = _open(archive)
+    try:
+        start, size = _index_of(archive, file).find(member, file, archive)
+    except BaseException:
+        file.close()
+        raise
+    return _section(file, start, size, name)
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
+def _is_zip(archive: str) -> bool:
+    return archive.lower().endswith(".zip")
+
+
+def _in_memory(size: int) -> bool:
+    return size <= _BUFFER_BYTES
+
+
+def _section(file: BinaryIO, start: int, size: int, name: str) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(Section(file, start, size, name), _BUFFER_BYTES))
 
 
 def _open(archive: str) -> BinaryIO:
@@ -147,126 +137,117 @@ def _open(archive: str) -> BinaryIO:
         return open_remote(archive)
     try:
         return Path(archive).open("rb")
-    except OSError as error:
-        raise AudioError(
-            f"{archive}: cannot be opened ({error.strerror}); expected an archive. Check the path"
-        ) from error
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise AudioError(f"{archive}: cannot be opened ({said}); expected an archive. Check the path") from error
 
 
-def _pieces(archive: str) -> Generator[bytes, None, None]:
-    """The content of an archive as one stream."""
-    if is_url(archive):
-        where = location(archive)
-        yield from storage_of(where).stream(where.path)
-        return
-    with _open(archive) as file:
-        while piece := file.read(PIECE_BYTES):
+class _Stream:
+    """The content of an archive, to be read once; of a URL in one request, where its storage can do that."""
+
+    def __init__(self, archive: str) -> None:
+        if is_url(archive):
+            where = location(archive)
+            self._pieces = cast("Generator[bytes, None, None]", storage_of(where).stream(where.path))
+        else:
+            self._pieces = _pieces(_open(archive))
+        self._piece = b""
+
+    def read(self, size: int) -> bytes:
+        if not self._piece:
+            self._piece = next(self._pieces, b"")
+        data, self._piece = self._piece[:size], self._piece[size:]
+        return data
+
+    def close(self) -> None:
+        self._pieces.close()
+
+
+def _pieces(file: BinaryIO) -> Generator[bytes, None, None]:
+    with file:
+        while piece := file.read(1 << 20):
             yield piece
 
 
-class _Pieces:
-    """An iterator of bytes as something to read from, a piece at a time."""
-
-    def __init__(self, pieces: Iterator[bytes], first: bytes) -> None:
-        self._pieces, self._first = pieces, first
-
-    def read(self, size: int) -> bytes:
-        if not self._first:
-            self._first = next(self._pieces, b"")
-        data, self._first = self._first[:size], self._first[size:]
-        return data
-
-
-def _uncompressed(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    first = next(pieces, b"")
-    if first.startswith(_GZIP_MAGIC):
-        source = _Pieces(pieces, first)
-        yield from _gunzipped(source.read(1 << 15), cast("IO[bytes]", source))
-        return
-    yield first
-    yield from pieces
-
-
-def _tar_members(archive: str, wanted: Callable[[str], bool], room: Room) -> Iterator[Member]:
-    with closing(_pieces(archive)) as pieces:
-        try:
-            stream = _Forward(_uncompressed(pieces))
-            for entry in _entries(stream, archive):
-                if not (entry.isreg() and is_audio(entry.name) and wanted(entry.name)):
-                    continue
-                name = member_name(archive, entry.name)
-                if entry.size > MAX_MEMBER_BYTES or entry.issparse():
-                    yield Member(entry.name, _too_large(name, entry.size) if not entry.issparse() else _sparse(name))
-                    continue
-                content = _content(name, entry.size, stream.read, room)
-                if content is None:
-                    if stream.damage is None:
-                        stream.damage = _Broken(stream.tell(), f"ends within {entry.name}")
-                    break
-                yield Member(entry.name, content)
-            if stream.damage is not None:
-                raise AudioError(
-                    f"{archive}: damaged or incomplete at its byte {stream.tell():,} ({stream.damage}); expected a "
-                    "whole archive. The members before it were read; copy or make it again"
+def _tar_members(archive: str, wanted: Callable[[str], bool], room: Room) -> Generator[Member, None, None]:
+    with closing(_Stream(archive)) as raw:
+        stream = Forward(uncompressed(cast("IO[bytes]", raw)))
+        for entry in _entries(stream):
+            if not entry.isreg() or not wanted(entry.name):  # links and devices are no recordings
+                continue
+            name = member_name(archive, entry.name)
+            content: BinaryIO | AudioError | None
+            if entry.issparse():
+                content = AudioError(
+                    f"{name}: is stored with holes left out; expected a plain member. Pack it without `--sparse`"
                 )
-        except AudioSetError:
-            raise
-        except Exception as error:
-            raise unreadable(archive, of_error(error)) from error
+            elif entry.size > MAX_MEMBER_BYTES:
+                content = _too_large(name, entry.size)
+            else:
+                content = _content(name, entry.size, stream.read, room)
+            if content is None:
+                stream.damage = stream.damage or StreamDamage(stream.tell(), f"it ends within {entry.name}")
+                break
+            yield Member(entry.name, content)
+        while stream.read(PIECE_BYTES):  # the checksum of compressed data comes last
+            pass
+        if stream.damage is not None:
+            raise AudioError(
+                f"{archive}: damaged or incomplete from its byte {stream.damage.offset:,} on ({stream.damage}); "
+                "expected a whole archive. What is before that was read; copy or make the archive again"
+            )
 
 
-def _entries(stream: _Forward, archive: str) -> Iterator[tarfile.TarInfo]:
+def _entries(stream: Forward) -> Generator[tarfile.TarInfo, None, None]:
     """The members of a tar; what ends it early is left in `stream.damage`."""
     try:
-        with tarfile.TarFile(
-            fileobj=cast("IO[bytes]", stream), tarinfo=_Entry, encoding="utf-8", errors="surrogateescape"
-        ) as tar:
+        with _tar(cast("IO[bytes]", stream)) as tar:
             while (entry := tar.next()) is not None:
                 yield entry
-                cast(Any, tar).members.clear()  # an archive may have millions
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+                cast(Any, tar).members.clear()  # there may be millions
+    except _TAR_ERRORS as error:
         if stream.damage is None:
-            stream.damage = _Broken(stream.tell(), str(error))
+            stream.damage = StreamDamage(stream.tell(), str(error))
+
+
+def _tar(file: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.TarFile(fileobj=file, tarinfo=TarEntry, encoding="utf-8", errors="surrogateescape")
 
 
 def _content(name: str, size: int, read: Callable[[int], bytes], room: Room) -> BinaryIO | None:
     """A member's bytes, None where they end early."""
-    if room(name, size):
+    if room(size):
         data = read(size)
-        return Held(name, data) if len(data) == size else None
+        return cast(BinaryIO, Held(name, data)) if len(data) == size else None
     with ExitStack() as stack:
         spool = stack.enter_context(tempfile.TemporaryFile())
         left = size
-        while left and (piece := read(min(left, PIECE_BYTES))):
+        while left and (piece := read(min(left, 1 << 20))):
             spool.write(piece)
             left -= len(piece)
         if left:
             return None
-        spool.seek(0)
         stack.pop_all()
-    return cast(BinaryIO, io.BufferedReader(_Part(cast(BinaryIO, spool), 0, size, name)))
+    return _section(cast(BinaryIO, spool), 0, size, name)
 
 
-def _zip_members(archive: str, wanted: Callable[[str], bool], room: Room) -> Iterator[Member]:
-    with _opened_zip(archive) as packed:
+def _zip_members(archive: str, wanted: Callable[[str], bool], room: Room) -> Generator[Member, None, None]:
+    with _open_zip(archive) as packed:
         for info in packed.infolist():
-            if info.is_dir() or not is_audio(info.filename) or not wanted(info.filename):
-                continue
-            yield Member(info.filename, _unzipped(packed, info, member_name(archive, info.filename), room))
+            if not info.is_dir() and wanted(info.filename):
+                yield Member(info.filename, _unzipped(packed, info, member_name(archive, info.filename), room))
 
 
-def _opened_zip(archive: str) -> zipfile.ZipFile:
-    file = _open(archive)
-    try:
-        return _Zip(file)
-    except AudioSetError:
-        file.close()
-        raise
-    except Exception as error:  # damaged directories raise a lot
-        file.close()
-        raise AudioError(
-            f"{archive}: damaged or incomplete ({error}); expected a whole zip archive. Copy or make it again"
-        ) from error
+def _zip_member(archive: str, member: str, name: str) -> BinaryIO:
+    with _open_zip(archive) as packed:
+        try:
+            info = packed.getinfo(member)
+        except KeyError as error:
+            raise _no_member(name) from error
+        content = _unzipped(packed, info, name, _in_memory)
+    if isinstance(content, AudioError):
+        raise content
+    return content
 
 
 class _Zip(zipfile.ZipFile):
@@ -281,14 +262,27 @@ class _Zip(zipfile.ZipFile):
         self._given.close()
 
 
+def _open_zip(archive: str) -> zipfile.ZipFile:
+    file = _open(archive)
+    try:
+        return _Zip(file)
+    except Exception as error:  # damaged directories raise a lot
+        file.close()
+        if isinstance(error, AudioSetError):
+            raise
+        raise AudioError(
+            f"{archive}: damaged or incomplete ({error}); expected a whole zip archive. Copy or make it again"
+        ) from error
+
+
 def _unzipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, room: Room) -> BinaryIO | AudioError:
-    if info.file_size > MAX_MEMBER_BYTES or info.file_size > _MAX_RATIO * max(info.compress_size, 1) + PIECE_BYTES:
+    if info.file_size > MAX_MEMBER_BYTES or info.file_size > _MAX_RATIO * max(info.compress_size, 1):
         return _too_large(name, info.file_size)
     try:
         with packed.open(info) as file:
             content = _content(name, info.file_size, file.read, room)
-        if content is None:
-            raise EOFError("it ends early")
+            if content is None or file.read(1):
+                raise zipfile.BadZipFile("its size is not what the directory says")
     except AudioError as error:
         return error
     except Exception as error:  # of damaged data, foreign compression and encryption
@@ -296,56 +290,65 @@ def _unzipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, room: R
     return content
 
 
-def _zip_member(archive: str, member: str, name: str) -> BinaryIO:
-    with _opened_zip(archive) as packed:
+@dataclass
+class _Index:
+    """Where in a tar its files start and how many bytes they have, as far as it was looked through."""
+
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    reached: int = 0
+    ended: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, member: str, file: BinaryIO, archive: str) -> tuple[int, int]:
+        with self.lock:
+            if member not in self.places and not self.ended:
+                self._look_for(member, file)
+            if member in self.places:
+                return self.places[member]
+        raise _no_member(member_name(archive, member), self.ended)
+
+    def _look_for(self, member: str, file: BinaryIO) -> None:
+        file.seek(self.reached)
         try:
-            info = packed.getinfo(member)
-        except KeyError as error:
-            raise _no_member(name) from error
-        content = _unzipped(packed, info, name, lambda _, size: size <= PIECE_BYTES)
-    if isinstance(content, AudioError):
-        raise content
-    return content
+            tar = _tar(file)  # not closed: that is no more than closing the file
+            while member not in self.places and (entry := tar.next()) is not None:
+                if entry.isreg() and not entry.issparse():
+                    self.places.setdefault(entry.name, (entry.offset_data, entry.size))
+                self.reached = cast(Any, tar).offset
+                cast(Any, tar).members.clear()
+            if member not in self.places:
+                self.ended = "it was looked through to its end"
+        except _TAR_ERRORS as error:
+            if isinstance(error, AudioError):
+                raise
+            self.ended = f"it is damaged from byte {self.reached:,} on: {error}"
 
 
-_indexes: OrderedDict[str, dict[str, tuple[int, int]]] = OrderedDict()
+_indexes: OrderedDict[tuple[str, int], _Index] = OrderedDict()
 _indexes_lock = threading.Lock()
 
 
-def _index(archive: str) -> dict[str, tuple[int, int]]:
-    """Where in a tar its files start, and how many bytes they have; the last few tars' are kept."""
+def _index_of(archive: str, file: BinaryIO) -> _Index:
+    """The index of an archive of this name and size; the last few are kept."""
+    key = (archive, file.seek(0, io.SEEK_END))
     with _indexes_lock:
-        if archive in _indexes:
-            _indexes.move_to_end(archive)
-            return _indexes[archive]
-    index = {}
-    with _open(archive) as file:
-        try:
-            with tarfile.TarFile(fileobj=file, tarinfo=_Entry, encoding="utf-8", errors="surrogateescape") as tar:
-                while (entry := tar.next()) is not None:
-                    if entry.isreg() and not entry.issparse():
-                        index[entry.name] = (entry.offset_data, entry.size)
-                    cast(Any, tar).members.clear()
-        except (tarfile.TarError, ValueError, OverflowError) as error:
-            if not index:
-                raise AudioError(f"{archive}: not a tar archive ({error}); expected one. Check the file") from error
-    with _indexes_lock:
-        _indexes[archive] = index
+        index = _indexes.setdefault(key, _Index())
+        _indexes.move_to_end(key)
         while len(_indexes) > _KEPT_INDEXES:
             _indexes.popitem(last=False)
     return index
 
 
-def _no_member(name: str) -> AudioError:
-    return AudioError(f"{name}: no such file in the archive; expected the name of a member. List them with `tar tf`")
+def _no_member(name: str, why: str = "") -> AudioError:
+    said = f" ({why})" if why else ""
+    return AudioError(
+        f"{name}: no such file in the archive{said}; expected the name of a member. "
+        "List them with `tar tf` or `unzip -l`"
+    )
 
 
 def _too_large(name: str, size: int) -> AudioError:
     return AudioError(
         f"{name}: its header promises {size:,} bytes, which is no plausible recording; expected at most "
-        f"{MAX_MEMBER_BYTES:,} and an ordinary compression. Unpack it yourself if it is meant"
+        f"{MAX_MEMBER_BYTES:,} bytes, and no more than {_MAX_RATIO:,} for each compressed one. Unpack it yourself"
     )
-
-
-def _sparse(name: str) -> AudioError:
-    return AudioError(f"{name}: is stored with holes left out; expected a plain member. Pack it without `--sparse`")

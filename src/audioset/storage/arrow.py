@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, cast
 
+from audioset.storage.base import Promise
 from audioset.storage.troubles import Trouble, of_error, retried
 
 _STREAM_BYTES = 1 << 23  # one request each
@@ -21,10 +23,17 @@ class ArrowStorage:
 
     def stream(self, path: str) -> Iterator[bytes]:
         file = self.open(path, 0)
+        coming = None
         try:
-            for start in range(0, file.size, _STREAM_BYTES):
-                yield file.read_at(start, _STREAM_BYTES)
+            # Each read is a request of its own, so the next one is under way while this piece is used.
+            coming = Promise(partial(file.read_at, 0, _STREAM_BYTES))
+            for start in range(_STREAM_BYTES, file.size + _STREAM_BYTES, _STREAM_BYTES):
+                piece = coming.result()
+                coming = Promise(partial(file.read_at, start, _STREAM_BYTES))
+                yield piece
         finally:
+            if coming is not None:
+                coming.wait()
             file.close()
 
     def size(self, path: str) -> int | None:
@@ -35,10 +44,10 @@ class ArrowStorage:
             raise Trouble("missing", "no such object")
         return cast("int | None", info.size)
 
-    def files(self, folder: str) -> Iterator[tuple[str, int | None]]:
+    def files(self, folder: str, *, below: bool) -> Iterator[tuple[str, int | None]]:
         from pyarrow.fs import FileSelector, FileType
 
-        selector = FileSelector(folder, recursive=True, allow_not_found=True)
+        selector = FileSelector(folder, recursive=below, allow_not_found=True)
         found = retried(lambda: self.filesystem.get_file_info(selector))
         files = [(info.path, info.size) for info in found if info.type == FileType.File]
         del found

@@ -84,10 +84,8 @@ def sources(
                 name = next(waiting, None)
                 if name is None:
                     exhausted = True
-                elif _needs_thread(name):
-                    slots.append(_Slot(name, skip, room))
                 elif name not in skip:
-                    slots.append(name)
+                    slots.append(_Slot(name, skip, room) if _needs_thread(name) else name)
             if not slots:
                 return
             head = slots[0]
@@ -179,7 +177,7 @@ class _Slot:
         try:
             if is_archive(self.name) and split_member(self.name) is None:
                 self._read_archive()
-            elif self.name not in self._skip:
+            else:
                 self._put(self.name, self._fetched())
         except AudioSetError as error:
             self.results.put((self.name, Broken(self.name, error)))
@@ -197,22 +195,26 @@ class _Slot:
     def _fetched(self) -> BinaryIO:
         if split_member(self.name) is not None:
             return open_input(self.name)
-        where = location(self.name)
-        remote = storage_of(where).open(where.path, SMALL_BYTES)
-        size = remote.size
-        if size > SMALL_BYTES or not self._room.take(size, self):
-            return as_file(remote, self.name)
+        if not self._room.take(SMALL_BYTES, self):
+            return open_remote(self.name)
+        held = 0
         try:
-            content = remote.read_at(0, size)
+            where = location(self.name)
+            remote = storage_of(where).open(where.path, SMALL_BYTES)
+            if remote.size > SMALL_BYTES:
+                return as_file(remote, self.name)
+            with closing(remote):
+                content = remote.read_at(0, remote.size)
+            held = len(content)
         finally:
-            remote.close()
+            self._room.give_back(SMALL_BYTES - held)
         return self._counted(cast(BinaryIO, Held(self.name, content)))
 
     def _read_archive(self) -> None:
         def wanted(member: str) -> bool:
             return member_name(self.name, member) not in self._skip
 
-        def room(_: str, size: int) -> bool:
+        def room(size: int) -> bool:
             return size <= _MAX_MEMBER_IN_MEMORY and self._room.take(size, self)
 
         with closing(members(self.name, wanted, room)) as found:

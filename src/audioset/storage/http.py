@@ -19,6 +19,7 @@ from audioset.storage.troubles import TRIES, Trouble, of_error, of_status, pause
 
 _TIMEOUT_S = (10.0, 60.0)  # to connect, and without a byte
 _CONNECTIONS = 64
+_HEAD_BYTES = 1 << 16
 _MAX_REDIRECTS = 5
 _KEPT_SIGNS = "%/?:@!$&'()*+,;=[]~-._"  # all that URLs may hold, and what was escaped already
 
@@ -43,7 +44,7 @@ class HttpStorage:
 
         return retried(head)
 
-    def files(self, folder: str) -> Iterator[tuple[str, int | None]]:
+    def files(self, folder: str, *, below: bool) -> Iterator[tuple[str, int | None]]:
         raise Trouble("other", "web servers have no listing that programs can rely on; name the files themselves")
 
     def _url(self, path: str) -> str:
@@ -85,7 +86,9 @@ class HttpFile:
                     start, size = _place(answer)
                     if start != 0:
                         raise Trouble("other", "the server sends another part than was asked for")
-                    return _body(answer, min(first_bytes, size)), size, _version(answer)
+                    # Of a file that is not to come whole the header is enough, for now.
+                    wanted = size if size <= first_bytes else min(first_bytes, _HEAD_BYTES)
+                    return _body(answer, wanted), size, _version(answer)
                 length = _length(answer)
                 if length is not None and length <= first_bytes:
                     return _body(answer, length), length, _version(answer)

@@ -48,7 +48,8 @@ def list_audio(name: str) -> Iterator[Entry]:
     folder = fixed_folder(where.path) if pattern else where.path.rstrip("/")
     matches = matcher(where.path) if pattern else None
     try:
-        for path, size in storage_of(where).files(folder):
+        below = not pattern or "/" in where.path[len(folder) + 1 :] or "**" in where.path
+        for path, size in storage_of(where).files(folder, below=below):
             if matches(path) if matches else (is_audio(path) or is_archive(path)):
                 yield Entry(where.name(path), size)
     except AudioSetError:

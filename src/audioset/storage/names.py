@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from urllib.parse import parse_qsl
 
 from audioset.errors import OptionError
@@ -90,14 +90,19 @@ def location(url: str) -> Location:
 
 def is_archive(name: str) -> bool:
     """Return whether a name, of a file or a URL, is that of an archive: .tar, .tar.gz, .tgz or .zip."""
-    return _file_name(name).lower().endswith(ARCHIVE_SUFFIXES)
+    last = _file_name(name)
+    return not last.startswith(".") and last.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def is_audio(name: str) -> bool:
-    """Return whether a file of this name is taken from folders and archives; no hidden one is a recording."""
-    last = _file_name(name)
+    """Return whether a file of this name is taken from folders and archives."""
+    return has_audio_suffix(_file_name(name))
+
+
+def has_audio_suffix(file_name: str) -> bool:
+    """Return whether a name without folders is that of audio; no hidden file is a recording."""
     # macOS leaves ._NAME beside files on foreign disks.
-    return not last.startswith(".") and PurePosixPath(last).suffix.lower() in AUDIO_SUFFIXES
+    return not file_name.startswith(".") and os.path.splitext(file_name)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122
 
 
 def split_member(name: str) -> tuple[str, str] | None:

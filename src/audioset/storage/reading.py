@@ -1,4 +1,4 @@
-"""Remote objects as files: seekable, in blocks that grow where they are read one after another."""
+"""Remote objects as files: seekable, in blocks that grow, and come ahead, where they are read one after another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from audioset.storage.base import Remote
+from audioset.storage.base import Promise, Remote, Seekable
 from audioset.storage.filesystems import storage_of
 from audioset.storage.names import location
 from audioset.storage.troubles import of_error, unreadable
@@ -15,83 +15,80 @@ from audioset.storage.troubles import of_error, unreadable
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-FIRST_BYTES = 1 << 16  # headers, of nearly all formats
-_LARGEST_BYTES = 1 << 21  # of a block
+FIRST_BYTES = 1 << 16  # of a block where reading begins, at whatever position
+LARGEST_BYTES = 1 << 21
+_AHEAD_BYTES = 1 << 20  # from this size of blocks on, the next one is fetched before it is asked for
 _MAX_BLOCKS = 4
 
 
-def open_remote(url: str, first_bytes: int = FIRST_BYTES) -> BinaryIO:
+def open_remote(url: str) -> BinaryIO:
     """Return an object as a seekable file; AudioError where it cannot be had."""
     where = location(url)
     try:
-        remote = storage_of(where).open(where.path, first_bytes)
+        remote = storage_of(where).open(where.path, FIRST_BYTES)
     except Exception as error:
         raise unreadable(url, of_error(error)) from error
-    return as_file(remote, url, first_bytes)
+    return as_file(remote, url)
 
 
-def as_file(remote: Remote, name: str, first_bytes: int = FIRST_BYTES) -> BinaryIO:
+def as_file(remote: Remote, name: str) -> BinaryIO:
     """Return an opened object as a seekable file, which closes it."""
-    return cast(BinaryIO, io.BufferedReader(RemoteFile(remote, name, first_bytes), FIRST_BYTES))
+    return cast(BinaryIO, io.BufferedReader(RemoteFile(remote, name), FIRST_BYTES))
 
 
-class RemoteFile(io.RawIOBase):
-    """The bytes of `remote`; a few blocks of it are kept."""
+class RemoteFile(Seekable):
+    """The bytes of `remote`; the last few blocks of it are kept."""
 
-    def __init__(self, remote: Remote, name: str, first_bytes: int) -> None:
-        self.name = name
+    def __init__(self, remote: Remote, name: str) -> None:
+        super().__init__(name, remote.size)
         self._remote = remote
-        self._position = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()  # by where they start
         self._next = 0  # where the block that was fetched last ends
-        self._length = first_bytes
+        self._length = FIRST_BYTES // 2
+        self._coming: Promise[bytes] | None = None  # the block from `_next` on
         self._lock = threading.Lock()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._remote.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative position {base + offset}")
-        self._position = base + offset
-        return self._position
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
         with self._lock:
-            piece = self._piece(self._position)[: len(view)]
+            try:
+                piece = self._from(self._position)[: len(view)]
+            except Exception as error:
+                raise unreadable(self.name, of_error(error)) from error
             view[: len(piece)] = piece
             self._position += len(piece)
         return len(piece)
 
     def close(self) -> None:
         if not self.closed:
-            self._blocks.clear()
-            self._remote.close()
+            with self._lock:
+                if self._coming is not None:
+                    self._coming.wait()  # libraries take it ill if a file is closed while it is read
+                self._blocks.clear()
+                self._remote.close()
         super().close()
 
-    def _piece(self, position: int) -> memoryview:
-        """What is known from `position` on: at least a byte, but at the end."""
-        if position >= self._remote.size:
+    def _from(self, position: int) -> memoryview:
+        """Bytes from `position` on, at least one but at the end."""
+        if position >= self._size:
             return memoryview(b"")
         for start, block in reversed(self._blocks.items()):
             if start <= position < start + len(block):
                 self._blocks.move_to_end(start)
                 return memoryview(block)[position - start :]
-        self._length = min(2 * self._length, _LARGEST_BYTES) if position == self._next else FIRST_BYTES
-        try:
-            block = self._remote.read_at(position, self._length)
-        except Exception as error:
-            raise unreadable(self.name, of_error(error)) from error
-        self._next = position + len(block)
-        self._blocks[position] = block
+        goes_on = 0 <= position - self._next < self._length
+        coming, self._coming = self._coming, None
+        if coming is not None and goes_on:
+            start, block = self._next, coming.result()
+        else:
+            self._length = min(2 * self._length, LARGEST_BYTES) if goes_on else FIRST_BYTES
+            start, block = position, self._remote.read_at(position, self._length)
+        self._next = start + len(block)
+        self._blocks[start] = block
         while len(self._blocks) > _MAX_BLOCKS:
             self._blocks.popitem(last=False)
-        return memoryview(block)
+        if goes_on and self._length >= _AHEAD_BYTES and self._next < self._size:
+            self._length = min(2 * self._length, LARGEST_BYTES)
+            first, length = self._next, self._length
+            self._coming = Promise(lambda: self._remote.read_at(first, length))
+        return memoryview(block)[position - start :]

@@ -70,7 +70,7 @@ def of_error(error: Exception) -> Trouble:
         return error
     said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, FileNotFoundError):
-        return Trouble("missing", said)
+        return Trouble("missing", "nothing of this name is there")
     if isinstance(error, PermissionError) or _DENIED.search(said):
         return Trouble("denied", said)
     if isinstance(error, ConnectionError | TimeoutError) or _TRANSIENT.search(said):
@@ -80,7 +80,9 @@ def of_error(error: Exception) -> Trouble:
 
 def retried(request: Callable[[], _T]) -> _T:
     """Return what a request gives, tried again where that may help."""
-    for tried in range(1, TRIES + 1):
+    tried = 0
+    while True:
+        tried += 1
         try:
             return request()
         except AudioSetError:
@@ -90,7 +92,6 @@ def retried(request: Callable[[], _T]) -> _T:
             if trouble.kind != "transient" or tried == TRIES:
                 raise trouble from error
             pause(tried, trouble)
-    raise AssertionError("unreachable")
 
 
 def pause(tried: int, trouble: Trouble) -> None:
