@@ -41,7 +41,9 @@ def _is_plain(value: Any) -> bool:
 def _scalar(value: str | float) -> str:
     if not isinstance(value, str):
         text = json.dumps(value)
-        return text if "." in text else text.replace("e", ".0e")  # 1e-05 is text in YAML, 1.0e-05 a number
+        if isinstance(value, float) and "." not in text:
+            return text.replace("e", ".0e")  # 1e-05 is text in YAML, 1.0e-05 a number
+        return text
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))

@@ -30,7 +30,7 @@ def model_sections(contents: Contents, repo_id: str, licence: str | None, figure
     if contents.classes is not None:
         names = contents.classes.names
         more = f" and {len(names) - _SHOWN_CLASSES:,} more" if len(names) > _SHOWN_CLASSES else ""
-        shown = ", ".join(_text(name) for name in names[:_SHOWN_CLASSES])
+        shown = "; ".join(_text(name) for name in names[:_SHOWN_CLASSES])
         lines += [f"## Classes ({len(names):,})", "", f"{shown}{more}.", ""]
     rows = list(_history(contents))
     lines += ["## How it was made", ""]
@@ -51,9 +51,8 @@ def model_sections(contents: Contents, repo_id: str, licence: str | None, figure
         ]
     lines += ["", "## Licence and citation", "", f"Licence: {_text(licence) if licence else 'not stated'}."]
     if spec is not None:
-        lines += [
-            f"It builds on {spec.name}, whose published weights are under {spec.licence}: {_text(spec.citation)}."
-        ]
+        citation = contents.about.get("citation") or spec.citation
+        lines += [f"It builds on {spec.name}, whose published weights are under {spec.licence}: {_text(citation)}."]
     return [*lines, f"Made with audioset{_version(contents)}.", ""]
 
 
