@@ -1,0 +1,135 @@
+"""`audioset embed -o FOLDER/` and `audioset jobs`, as users run them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from typer.testing import CliRunner, Result
+
+from audioset.cli import app
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning"),
+    pytest.mark.usefixtures("tiny"),
+]
+
+WEIGHTS = ["-m", "tiny", "-w", "untrained:0", "--threads", "1"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """Six clips of 1 to 3.5 s."""
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    for number in range(6):
+        soundfile.write(sounds / f"{number}.wav", 0.1 * rng.standard_normal(16_000 + 8_000 * number), 16_000)
+    return sounds
+
+
+def run(*arguments: object, status: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    if status == 0 and result.exception:
+        raise result.exception
+    assert result.exit_code == status or isinstance(result.exception, Exception), result.output
+    return result
+
+
+def embed(*arguments: object, status: int = 0) -> Result:
+    return run("embed", *arguments, *WEIGHTS, status=status)
+
+
+def refused(*arguments: object) -> str:
+    result = run("embed", *arguments, *WEIGHTS, status=2)
+    return str(result.exception)
+
+
+def num_rows(out: Path) -> int:
+    return sum(pq.read_metadata(part).num_rows for part in out.glob("part-*.parquet"))
+
+
+def test_folder_of_parts_and_the_same_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = json.loads(embed(folder, "-o", f"{out}/", "--json").stdout)
+    assert (first["files"], first["done_files"], first["complete"]) == (6, 6, True)
+    assert num_rows(out) == first["rows"] > 6
+    again = embed(folder, "-o", out)
+    assert "already complete" in again.stderr
+    assert json.loads(embed(folder, "-o", f"{out}/", "--json").stdout)["done_files"] == 0
+
+
+def test_manifest_goes_to_a_folder_by_itself(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("songs.csv").write_text(f"path,id\n{folder}/0.wav,first\n{folder}/5.wav,last\n")
+    embed("--manifest", "songs.csv")
+    (part, *_) = sorted(Path("embeddings").glob("part-*.parquet"))
+    assert set(pq.read_table(part).column("id").to_pylist()) <= {"first", "last"}
+
+
+def test_shards_and_status(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (folder / "3.wav").write_bytes(b"no audio")
+    texts = [embed(folder, "-o", f"{out}/", "--shard", f"{index}/2", status=index - 1).stderr for index in (1, 2)]
+    assert "left to other shards" in texts[0]
+    assert "left to other shards" not in texts[1]
+    found = run("jobs", "status", out, "--report", tmp_path / "failed.csv", status=1)
+    assert "6 of 6 done, complete" in found.stdout
+    assert "3.wav" in found.stderr
+    header, line = (tmp_path / "failed.csv").read_text().splitlines()
+    assert header == "file,item,reason,attempts"
+    assert line.startswith(f"{folder}/3.wav,")
+    about = json.loads(run("jobs", "status", out, "--json", status=1).stdout)
+    assert (about["files"], about["failures"], about["complete"]) == (5, 1, True)
+
+
+def test_failures_are_tried_again_when_asked(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    good = (folder / "3.wav").read_bytes()
+    (folder / "3.wav").write_bytes(b"no audio")
+    assert "1 failed" in embed(folder, "-o", f"{out}/", status=1).stderr
+    (folder / "3.wav").write_bytes(good)
+    assert "already complete" in embed(folder, "-o", f"{out}/", status=1).stderr
+    assert "failed" not in embed(folder, "-o", f"{out}/", "--retry-failed").stderr
+
+
+def test_missing_input_is_named_and_stops_nothing(folder: Path, tmp_path: Path) -> None:
+    result = embed(folder, tmp_path / "none*.wav", "-o", f"{tmp_path}/out/", status=1)
+    assert "no file matches this pattern" in result.stderr
+    assert "6 files" in result.stderr
+
+
+def test_dry_run_says_what_it_takes_and_writes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setattr(sys.modules["audioset.jobs.estimate"], "CALIBRATION_S", 0.1)
+    result = embed(folder, "-o", f"{tmp_path}/out/", "--dry-run")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["inputs", "examples", "output", "time"]
+    assert "6 items" in result.stdout
+    assert not (tmp_path / "out").exists()
+    about = json.loads(embed(folder, "-o", f"{tmp_path}/out/", "--dry-run", "--json", "--shard", "1/4").stdout)
+    assert about["audio_s"] == pytest.approx(6 + 0.5 * 15)
+    assert about["wall_s"] == pytest.approx(about["audio_s"] / about["rate"] / 4)
+
+
+def test_what_does_not_fit_together_is_refused(folder: Path, tmp_path: Path) -> None:
+    out = f"{tmp_path}/out/"
+    assert "writes a folder of parts; found --out x.parquet" in refused(folder, "-o", "x.parquet", "--shard", "1/2")
+    assert "--shard 3/2: expected I/N" in refused(folder, "-o", out, "--shard", "3/2")
+    assert "would remove each other's parts" in refused(folder, "-o", out, "--shard", "1/2", "--overwrite")
+    assert "expected one of --shard and --ray" in refused(folder, "-o", out, "--shard", "1/2", "--ray", "local")
+    assert "expected --ray beside it" in refused(folder, "-o", out, "--concurrency", "2")
+    assert "a folder holds Parquet parts" in refused(folder, "-o", out, "--format", "csv")
+    assert "expected no other inputs" in refused(folder, "-o", out, "--manifest", "songs.csv")
+    (tmp_path / "songs.csv").write_text(f"path,start_s\n{folder}/0.wav,0.5\n")
+    assert "has start_s and end_s" in refused("-o", out, "--manifest", tmp_path / "songs.csv", "--start", "3")
+    assert not (tmp_path / "out").exists()
+
+
+def test_status_of_no_job_is_an_error(tmp_path: Path) -> None:
+    assert "no _job.json there" in str(run("jobs", "status", tmp_path, status=1).exception)
