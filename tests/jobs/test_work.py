@@ -365,3 +365,48 @@ def test_estimate_measures_the_rate(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert found.rate > 1
     wall_s = found.wall_s(2)
     assert wall_s == pytest.approx(found.audio_s / found.rate / 2)
+
+
+def test_folder_reads_back_as_one_table(bench: Bench) -> None:
+    bench.run(bench.begin(bench.clips, workers=3))
+    table = audioset.read_embeddings(bench.root / "out")
+    expected = bench.expected(bench.clips)
+    np.testing.assert_array_equal(table.values, np.concatenate([expected[clip].values for clip in bench.clips]))
+    assert list(dict.fromkeys(table.file)) == bench.clips
+
+
+@pytest.mark.parametrize("ending", ["parquet", "npz"])
+def test_merged_file_is_that_of_a_job_into_one_file(bench: Bench, ending: str) -> None:
+    from audioset.records import JobWriter
+
+    Path(bench.clips[3]).write_bytes(b"no audio")
+    plan = bench.begin(bench.clips, workers=3)
+    with pytest.raises(audioset.errors.OutputError, match="not complete, 0 of 9 items are done"):
+        jobs.merge(bench.root / "out", bench.root / f"merged.{ending}")
+    bench.run(plan)
+    summary = jobs.merge(bench.root / "out", bench.root / f"merged.{ending}")
+    assert (summary.files, len(summary.failures)) == (8, 1)
+    with JobWriter(bench.root / f"one.{ending}", plan.output.info, format=ending) as writer:
+        for clip in bench.clips:
+            if clip == bench.clips[3]:
+                writer.fail(clip, summary.failures[0].reason)
+            else:
+                found = bench.model.embed(clip)
+                writer.append(clip, found.start_s, found.end_s, found.values, last=True)
+        writer.finish()
+    assert (bench.root / f"merged.{ending}").read_bytes() == (bench.root / f"one.{ending}").read_bytes()
+    with pytest.raises(audioset.errors.OutputError, match="exists; --overwrite"):
+        jobs.merge(bench.root / "out", bench.root / f"merged.{ending}")
+
+
+def test_merging_leaves_ids_out(bench: Bench) -> None:
+    path = bench.root / "songs.csv"
+    path.write_text(f"path,id\n{bench.clips[0]},first\n{bench.clips[1]},second\n")
+    bench.run(bench.begin(jobs.read_manifest(path)))
+    jobs.merge(bench.root / "out", bench.root / "all.csv")
+    assert (bench.root / "all.csv").read_text().startswith("file,start_s,end_s,e0,")
+
+
+def test_folder_without_parts_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(audioset.errors.RecordError, match=r"a folder without part-\*.parquet"):
+        audioset.read_embeddings(tmp_path)

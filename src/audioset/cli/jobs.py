@@ -64,3 +64,33 @@ def status(
         report_failures([storable(one.reason) for one in failures], all_with="--report or --json")
     if failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def merge(
+    folder: Annotated[str, typer.Argument(help="The folder of a job that is complete.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output; its ending sets the format.")],
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="parquet, npz, npy, csv, jsonl or tfrecord.", show_default="by the ending of --out"
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+) -> None:
+    """Write the rows of a finished folder to one file, as `audioset embed` does.
+
+    In the order of the inputs, in bounded memory; ids are left out.
+
+    Examples:
+
+      audioset jobs merge embeddings/ -o embeddings.parquet
+
+      audioset jobs merge embeddings/ -o embeddings.npz
+    """
+    from audioset import jobs
+
+    summary = jobs.merge(folder, out, format=output_format, overwrite=overwrite)
+    typer.echo(
+        f"{summary.rows:,} embeddings of {summary.files:,} files → {out} ({summary.num_bytes / 1e6:,.1f} MB)", err=True
+    )

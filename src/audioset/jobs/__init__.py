@@ -10,6 +10,7 @@
 from audioset.jobs.estimate import Estimate, estimate
 from audioset.jobs.items import Item, Items, from_entries, from_names, read_manifest
 from audioset.jobs.job import Plan, Recipe, Summary, alone, begin, describe, describe_model, finish, run_here
+from audioset.jobs.merge import merge
 from audioset.jobs.output import ItemFailure, Output, PartDone, State, is_output, open_output, read_output
 from audioset.jobs.tasks import Task, TaskSize, divide
 from audioset.jobs.work import Progress, run_tasks
@@ -38,6 +39,7 @@ __all__ = [
     "from_entries",
     "from_names",
     "is_output",
+    "merge",
     "open_output",
     "read_manifest",
     "read_output",

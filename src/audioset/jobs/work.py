@@ -5,20 +5,35 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 from audioset import storage
 from audioset.audio import AudioSource, Clip
 from audioset.embed import EmbeddedBlock, EmbedOptions, Model
 from audioset.errors import AudioSetError
 from audioset.jobs.items import Item
-from audioset.jobs.output import ItemFailure, Output, PartDone
+from audioset.jobs.output import ItemFailure, PartDone
 from audioset.jobs.rows import Rows
 from audioset.jobs.tasks import Task
-from audioset.records.info import storable
+from audioset.records.info import JobInfo, storable
 
 # A part is ended at this size, between files, so that of an archive that takes hours not all is lost.
 _PART_BYTES = 32 << 20
+
+
+class Sink(Protocol):
+    """What parts go to: an `Output`, or whatever takes rows."""
+
+    @property
+    def info(self) -> JobInfo:
+        """What decides the values."""
+
+    @property
+    def with_ids(self) -> bool:
+        """Whether rows have ids."""
+
+    def write(self, about: PartDone, rows: Rows) -> PartDone:
+        """Take a part, whose rows are let go of after, and return what it says."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,7 @@ def run_tasks(
     model: Model,
     tasks: Iterable[Task],
     options: EmbedOptions,
-    output: Output,
+    output: Sink,
     *,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[PartDone]:
@@ -159,7 +174,7 @@ class _Part:
 class _Worker:
     """Puts together parts from what comes out of the engine, along the agenda."""
 
-    def __init__(self, output: Output, agenda: deque[_Step]) -> None:
+    def __init__(self, output: Sink, agenda: deque[_Step]) -> None:
         self._output = output
         self._agenda = agenda
         self._part = self._begin()

@@ -41,7 +41,7 @@ class EmbeddingTable:
 
 
 def read_embeddings(path: Path | str) -> EmbeddingTable:
-    """All rows of a Parquet or NPZ file that this package wrote, whatever its name.
+    """All rows of a Parquet or NPZ file, or of a folder of parts, that this package wrote, whatever its name.
 
     Raises
     ------
@@ -49,6 +49,8 @@ def read_embeddings(path: Path | str) -> EmbeddingTable:
         When the file is missing, damaged, of another format, or was not written by this package.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
     try:
         with path.open("rb") as stream:
             magic = stream.read(4)
@@ -79,6 +81,22 @@ def read_metadata(path: Path, format: str) -> Metadata:  # noqa: A002 - the word
         with _open_npz(path) as archive:
             return Metadata.from_json(str(archive["metadata"]), path)
     raise RecordError(f"{path}: a {format} file does not say which job wrote it")
+
+
+def _read_folder(folder: Path) -> EmbeddingTable:
+    tables = [_read_parquet(path) for path in sorted(folder.glob("part-*.parquet"))]
+    if not tables:
+        raise RecordError(
+            f"{folder}: a folder without part-*.parquet; expected an embeddings file, or the folder that "
+            "`audioset embed -o FOLDER/` wrote"
+        )
+    return EmbeddingTable(
+        values=np.concatenate([table.values for table in tables]),
+        start_s=np.concatenate([table.start_s for table in tables]),
+        end_s=np.concatenate([table.end_s for table in tables]),
+        file=np.concatenate([table.file for table in tables]),
+        info=tables[0].info,
+    )
 
 
 def _read_parquet(path: Path) -> EmbeddingTable:
