@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,19 @@ os.environ["KERAS_BACKEND"] = "torch"
 os.environ["KERAS_HOME"] = str(Path(tempfile.gettempdir(), "audioset-tests-keras"))
 
 _DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_built_once() -> Iterator[None]:
+    """Typer builds all commands from their signatures in each call, which takes longer than most tests of one."""
+    import typer.main
+    import typer.testing
+
+    build = functools.cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", build)  # for `main`
+        patch.setattr(typer.testing, "_get_command", build)  # for `CliRunner`
+        yield
 
 
 @pytest.fixture
