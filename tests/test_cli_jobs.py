@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +109,6 @@ def test_missing_input_is_named_and_stops_nothing(folder: Path, tmp_path: Path) 
 def test_dry_run_says_what_it_takes_and_writes_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setattr(sys.modules["audioset.jobs.estimate"], "CALIBRATION_S", 0.1)
     result = embed(folder, "-o", f"{tmp_path}/out/", "--dry-run")
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["inputs", "examples", "output", "time"]
@@ -133,3 +135,25 @@ def test_what_does_not_fit_together_is_refused(folder: Path, tmp_path: Path) -> 
 
 def test_status_of_no_job_is_an_error(tmp_path: Path) -> None:
     assert "no _job.json there" in str(run("jobs", "status", tmp_path, status=1).exception)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
+def test_the_slurm_script_is_understood(folder: Path, tmp_path: Path) -> None:
+    """Every task of the array, as the page has it; the program that it starts only notes what it was given."""
+    page = Path(__file__).parents[1] / "docs" / "slurm.md"
+    script = re.findall(r"```sh\n(#!/bin/bash\n.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    (tmp_path / "embed.sbatch").write_text(script, encoding="utf-8")
+    (tmp_path / "songs.csv").write_text("path\n" + "".join(f"{clip}\n" for clip in sorted(folder.iterdir())))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "audioset").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >> "$NOTE"\n')
+    (programs / "audioset").chmod(0o755)
+    for task in ("1", "2"):
+        note = tmp_path / f"{task}.txt"
+        variables = {"SLURM_ARRAY_TASK_ID": task, "SHARDS": "2", "MODEL": "tiny", "NOTE": str(note)}
+        variables |= {"MANIFEST": f"{tmp_path}/songs.csv", "OUT": f"{tmp_path}/out/"}
+        path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(["bash", tmp_path / "embed.sbatch"], env={**os.environ, **variables, "PATH": path}, check=True)
+        run(*note.read_text().splitlines(), "-w", "untrained:0")
+    about = json.loads(run("jobs", "status", tmp_path / "out", "--json").stdout)
+    assert (about["files"], about["complete"]) == (6, True)
