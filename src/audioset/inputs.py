@@ -118,8 +118,13 @@ def _find_remote(url: str, locked: list[tuple[str, AudioError]]) -> Iterator[str
     from audioset.storage import list_audio, size_of
 
     where = location(url)
-    pattern = "*" in where.path if where.scheme in HTTP_SCHEMES else has_magic(where.path)
-    if not (pattern or where.path.endswith("/") or "/" not in where.path) or (pattern and size_of(url) is not None):
+    if where.scheme in HTTP_SCHEMES:
+        path = where.path.partition("?")[0]
+        pattern = "*" in path  # the other signs are common in URLs
+    else:
+        path = where.path
+        pattern = has_magic(path)
+    if not (pattern or path.endswith("/") or "/" not in path) or (pattern and size_of(url) is not None):
         yield url
         return
     try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
 import soundfile
+
+from audioset.storage import Folder
 
 from .servers import ObjectStore, WebServer
 
@@ -62,11 +64,12 @@ def wav(seconds: float, tone_hz: float = 440.0) -> bytes:
     return file.getvalue()
 
 
-def tar(members: Mapping[str, bytes], mode: str = "w") -> bytes:
+def tar(members: Mapping[str, bytes] | Sequence[tuple[str, bytes]], mode: str = "w") -> bytes:
     """An archive of these members, in order."""
+    pairs = members.items() if isinstance(members, Mapping) else members
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode) as archive:  # type: ignore[call-overload]
-        for name, content in members.items():
+        for name, content in pairs:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
@@ -94,3 +97,10 @@ def shard() -> dict[str, bytes]:
         "more.tar": tar({"nested.wav": wav(1.0)}),
         "c.wav": wav(2.0),
     }
+
+
+def fail_midway(folder: Folder) -> None:
+    """Begin to write a file, "a", and raise RuntimeError."""
+    with folder.writing("a") as file:
+        file.write(b"1" * 100)
+        raise RuntimeError("midway")

@@ -181,6 +181,6 @@ class _Requests(logging.Handler):
         self.methods: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        found = re.search(r'"([A-Z]+) /', record.getMessage())
+        found = re.search(r"(GET|HEAD|PUT|POST|DELETE) /", record.getMessage())
         if found:
             self.methods.append(found[1])

@@ -49,7 +49,9 @@ class ArrowStorage:
 
         selector = FileSelector(folder, recursive=below, allow_not_found=True)
         found = retried(lambda: self.filesystem.get_file_info(selector))
-        files = [(info.path, info.size) for info in found if info.type == FileType.File]
+        # Some of fsspec's put a slash before everything.
+        root = "" if folder.startswith("/") else "/"
+        files = [(info.path.removeprefix(root), info.size) for info in found if info.type == FileType.File]
         del found
         yield from sorted(files)
 

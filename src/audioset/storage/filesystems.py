@@ -10,10 +10,11 @@ from typing import Any
 from audioset._extras import check_installed
 from audioset.errors import OptionError
 from audioset.storage.base import Storage
-from audioset.storage.names import HTTP_SCHEMES, Location
+from audioset.storage.names import FILE_SCHEME, HTTP_SCHEMES, Location
 
 _TRIES = 5
 _TIMEOUT_S = 30.0
+_ARROW_WITH_DELAYED_OPEN = 21  # the first that writes what is small in one request instead of three
 
 # Connections are no use in another process: those of this one, by what they were made with.
 _opened: dict[tuple[int, str, str, tuple[tuple[str, str], ...]], Storage] = {}
@@ -68,6 +69,7 @@ def _s3(where: Location, bucket: str, options: Mapping[str, str]) -> Any:
         scheme=options.get("scheme"),
         request_timeout=_TIMEOUT_S,
         connect_timeout=_TIMEOUT_S,
+        **({"allow_delayed_open": True} if _arrow_version() >= _ARROW_WITH_DELAYED_OPEN else {}),
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
     )
 
@@ -83,6 +85,12 @@ def _gs(where: Location, bucket: str, options: Mapping[str, str]) -> Any:
         scheme=options.get("scheme"),
         retry_time_limit=timedelta(seconds=_TIMEOUT_S),
     )
+
+
+def _local(where: Location, bucket: str, options: Mapping[str, str]) -> Any:
+    from pyarrow import fs
+
+    return fs.LocalFileSystem()
 
 
 def _by_uri(where: Location, bucket: str, options: Mapping[str, str]) -> Any:
@@ -119,6 +127,12 @@ def _wrapped(filesystem: Any) -> Any:
     return PyFileSystem(FSSpecHandler(filesystem))
 
 
+def _arrow_version() -> int:
+    import pyarrow
+
+    return int(pyarrow.__version__.partition(".")[0])
+
+
 def _is_set(value: str | None) -> bool:
     return (value or "").lower() in ("1", "true", "yes")
 
@@ -134,4 +148,5 @@ _MAKERS: dict[str, _Maker] = {
     "hdfs": _by_uri,
     "viewfs": _by_uri,
     "hf": _hf,
+    FILE_SCHEME: _local,
 }

@@ -16,11 +16,14 @@ from audioset._files import replacing
 from audioset._files import unwritable as unwritable_file
 from audioset.errors import AudioSetError, OutputError
 from audioset.storage.filesystems import storage_of
-from audioset.storage.names import HTTP_SCHEMES, is_url, location
+from audioset.storage.names import FILE_SCHEME, HTTP_SCHEMES, is_url, location
 from audioset.storage.troubles import of_error, retried, unwritable
 
 TEMPORARIES = "_tmp"
 """The folder within, of files that are being written; readers of data sets skip names that begin with `_`."""
+
+_ONE_WRITE_BYTES = 1 << 22  # less than a part of an upload: nothing is sent before all of it is known
+_WHOLE_AT_CLOSE = frozenset(("s3", "gs", "gcs"))  # where such a write is one request, and seen whole or not at all
 
 
 class Folder:
@@ -50,6 +53,8 @@ class Folder:
         name = os.fspath(name)
         if is_url(name):
             where = location(name)
+            if where.scheme == FILE_SCHEME:
+                return cls(where.path)
             if where.scheme in HTTP_SCHEMES:
                 raise OutputError(
                     f"{name}: a web server takes no outputs; expected a folder or a URL of object storage. "
@@ -60,10 +65,7 @@ class Folder:
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return the names of the files in it, not below, that match, sorted; none where it is not there."""
-        if self.is_local:
-            found = _children(Path(self.name))
-        else:
-            found = [path.rpartition("/")[2] for path, _, _ in self._remote_files(self._path())]
+        found = [name for name, _ in self._files("")]
         return sorted(name for name in found if fnmatch.fnmatchcase(name, pattern))
 
     def read(self, name: str) -> bytes:
@@ -94,19 +96,18 @@ class Folder:
             return
         with tempfile.TemporaryFile() as file:
             yield file
-            file.flush()
-            file.seek(0)
             self._upload(file, name)
 
     def delete(self, name: str) -> None:
         """Remove a file; none of this name is no error."""
         try:
             if self.is_local:
-                Path(self.name, name).unlink(missing_ok=True)
-            elif self.exists(name):
+                Path(self.name, name).unlink()
+            else:
                 retried(lambda: self._filesystem().delete_file(self._path(name)))
         except Exception as error:
-            raise self._error(name, error) from error
+            if not (isinstance(error, FileNotFoundError) or of_error(error).kind == "missing"):
+                raise self._error(name, error) from error
 
     def exists(self, name: str) -> bool:
         """Return whether a file of this name is there."""
@@ -122,26 +123,19 @@ class Folder:
     def sweep(self, older_than_s: float) -> None:
         """Remove what writers that were killed have left, if nothing was written to it for so long."""
         limit = time.time() - older_than_s
+        for name, modified in self._files(TEMPORARIES):
+            if modified <= limit:
+                self.delete(f"{TEMPORARIES}/{name}")
         if self.is_local:
-            folder = Path(self.name, TEMPORARIES)
-            for name in _children(folder):
-                with suppress(FileNotFoundError):
-                    if (folder / name).stat().st_mtime <= limit:
-                        (folder / name).unlink()
-            with suppress(OSError):
-                folder.rmdir()
-            return
-        for path, _, modified in self._remote_files(self._path(TEMPORARIES)):
-            if modified is None or modified <= limit:
-                self.delete(f"{TEMPORARIES}/{path.rpartition('/')[2]}")
+            with suppress(OSError):  # another writer's file is in it, or it is not there
+                Path(self.name, TEMPORARIES).rmdir()
 
     @contextmanager
     def _writing_local(self, name: str) -> Iterator[IO[bytes]]:
         path = Path(self.name, name)
-        temporary = Path(self.name, TEMPORARIES, _temporary(name))
+        temporary = Path(self.name, TEMPORARIES, f"{name}.{secrets.token_hex(4)}")
         try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path, temporary), temporary.open("xb") as file:
+            with replacing(path, temporary), _created(temporary) as file:
                 yield file
         except AudioSetError:
             raise
@@ -149,35 +143,45 @@ class Folder:
             raise unwritable_file(path, error) from error
 
     def _upload(self, file: IO[bytes], name: str) -> None:
-        """Upload under another name, then move: a stream that breaks leaves half an object under its name."""
-        filesystem, temporary = self._filesystem(), self._path(f"{TEMPORARIES}/{_temporary(name)}")
+        size = file.seek(0, os.SEEK_END)
+        filesystem, path = self._filesystem(), self._path(name)
+        if size <= _ONE_WRITE_BYTES and location(self.name).scheme in _WHOLE_AT_CLOSE:
+            temporary = path
+        else:
+            # A stream that is closed because of an error leaves what it has under its name.
+            temporary = self._path(f"{TEMPORARIES}/{name}.{secrets.token_hex(4)}")
 
         def upload() -> None:
             file.seek(0)
             with filesystem.open_output_stream(temporary) as out:
-                while piece := file.read(1 << 22):
+                while piece := file.read(_ONE_WRITE_BYTES):
                     out.write(piece)
 
         try:
             retried(upload)
-            retried(lambda: filesystem.move(temporary, self._path(name)))
+            if temporary != path:
+                retried(lambda: filesystem.move(temporary, path))
         except Exception as error:
-            with suppress(Exception):
-                filesystem.delete_file(temporary)
+            if temporary != path:
+                with suppress(Exception):
+                    filesystem.delete_file(temporary)
             raise self._error(name, error) from error
 
-    def _remote_files(self, folder: str) -> list[tuple[str, int | None, float | None]]:
-        from pyarrow.fs import FileSelector, FileType
-
+    def _files(self, folder: str) -> list[tuple[str, float]]:
+        """Name and time of change of the files in it, or in a folder in it."""
         try:
-            infos = retried(lambda: self._filesystem().get_file_info(FileSelector(folder, allow_not_found=True)))
+            if self.is_local:
+                with os.scandir(Path(self.name, folder)) as entries:
+                    return [(entry.name, entry.stat().st_mtime) for entry in entries if entry.is_file()]
+            from pyarrow.fs import FileSelector, FileType
+
+            selector = FileSelector(self._path(folder), allow_not_found=True)
+            infos = retried(lambda: self._filesystem().get_file_info(selector))
+            return [(info.base_name, (info.mtime_ns or 0) / 1e9) for info in infos if info.type == FileType.File]
+        except FileNotFoundError:
+            return []
         except Exception as error:
-            raise self._error("", error) from error
-        return [
-            (info.path, info.size, info.mtime_ns / 1e9 if info.mtime_ns else None)
-            for info in infos
-            if info.type == FileType.File
-        ]
+            raise self._error(folder, error) from error
 
     def _path(self, name: str = "") -> str:
         path = location(self.name).path
@@ -197,12 +201,11 @@ class Folder:
         return unwritable(where.name(f"{where.path}/{name}") if name else self.name, of_error(error))
 
 
-def _temporary(name: str) -> str:
-    return f"{name}.{secrets.token_hex(4)}"
-
-
-def _children(folder: Path) -> list[str]:
+def _created(path: Path) -> IO[bytes]:
+    """A new file in a folder that another process may sweep away meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return [entry.name for entry in os.scandir(folder) if entry.is_file()]
+        return path.open("xb")
     except FileNotFoundError:
-        return []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")

@@ -23,6 +23,7 @@ _SUFFIXES = """
 AUDIO_SUFFIXES = frozenset(_SUFFIXES.split())
 
 HTTP_SCHEMES = ("http", "https")
+FILE_SCHEME = "file"
 
 # A drive letter of Windows is no scheme: those have two letters at least.
 _URL = re.compile(r"([a-z][a-z0-9+.\-]+)://(.*)", re.IGNORECASE | re.DOTALL)
