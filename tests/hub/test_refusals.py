@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import audioset
@@ -137,6 +138,21 @@ def test_what_a_kind_is_for_is_said(hub: Hub, tmp_path: Path) -> None:
         hugging.from_pretrained("owner/better")
     with pytest.raises(WeightsError, match=r"hf://owner/better@\w+: weights that do not say of which network they are"):
         audioset.load("hf://owner/better")
+
+
+def test_embeddings_and_heads_are_no_models(hub: Hub, rows: Path, tmp_path: Path) -> None:
+    from audioset.weights import safetensors_file
+
+    hugging.push(rows, "owner/rows")
+    for call in (audioset.load, lambda name: audioset.load("mini", name)):
+        with pytest.raises(
+            WeightsError, match=r"hf://datasets/owner/rows@\w{40}: embeddings; expected a model\. Read them"
+        ):
+            call("hf://datasets/owner/rows")
+    head = {"audioset_head": "{}"}
+    safetensors_file.write(tmp_path / "head.safetensors", {"x": np.zeros(1, np.float32)}, head)
+    with pytest.raises(WeightsError, match=r"head.safetensors: a head on embeddings; expected a model"):
+        audioset.load(tmp_path / "head.safetensors")
 
 
 def test_without_a_connection_and_a_copy_it_says_so(

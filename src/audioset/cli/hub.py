@@ -34,7 +34,7 @@ app = typer.Typer(
 _LicenceOption = Annotated[
     str | None,
     typer.Option(
-        "--licence", help="Of what is pushed, such as cc-by-4.0.", show_default="what the file says, if it does"
+        "--licence", help="Of what is pushed, such as cc-by-4.0.", show_default="not stated, but of weights that say it"
     ),
 ]
 _DatasetsOption = Annotated[

@@ -51,8 +51,9 @@ def model_sections(contents: Contents, repo_id: str, licence: str | None, figure
         ]
     lines += ["", "## Licence and citation", "", f"Licence: {_text(licence) if licence else 'not stated'}."]
     if spec is not None:
-        citation = contents.about.get("citation") or spec.citation
-        lines += [f"It builds on {spec.name}, whose published weights are under {spec.licence}: {_text(citation)}."]
+        of_base = {"licence": spec.licence, "citation": spec.citation, **contents.about}
+        licence, citation = _text(of_base["licence"]), _text(of_base["citation"])
+        lines += [f"It builds on {spec.name}, whose weights are under {licence}: {citation}."]
     return [*lines, f"Made with audioset{_version(contents)}.", ""]
 
 

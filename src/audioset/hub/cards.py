@@ -124,7 +124,9 @@ def card_of(
             raise OptionError(
                 f"evaluation: of {len(scored):,} classes ({_listed(scored)}); expected those of {contents.path} ({own})"
             )
-    stated = licence or str(contents.about.get("licence") or "") or None
+    # What a model of one's own says is of the weights that it started from.
+    known = str(contents.about.get("licence") or "") if contents.kind == "weights" else ""
+    stated = licence or known or None
     header = _header(contents, repo_id, stated, datasets, evaluation)
     if contents.kind == EMBEDDINGS:
         sections = embeddings_sections(contents, repo_id, stated)

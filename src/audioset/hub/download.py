@@ -119,13 +119,17 @@ def from_pretrained(
 
 
 def located(name: str) -> Pulled:
-    """Return what a name that begins with "hf://" means, asking the Hub once in a process.
+    """Return the model, head or weights that a name with "hf://" before it means, asking the Hub once in a process.
 
     Raises
     ------
-    As `pull`.
+    WeightsError
+        The name is that of embeddings; else as `pull`.
     """
-    return _known.get(name) or pull(name)
+    found = _known.get(name) or pull(name)
+    if found.kind == EMBEDDINGS:
+        raise WeightsError(f"{found.name}: {_USE[EMBEDDINGS]}")
+    return found
 
 
 def pinned(name: str) -> str:

@@ -156,7 +156,7 @@ def push(
     card : path, optional
         Markdown to use as the card, in place of one that is generated.
     licence : str, optional
-        Of what is pushed, such as "cc-by-4.0"; by default what the file says, if it does.
+        Of what is pushed, such as "cc-by-4.0"; by default that of weights is stated where it is known, and no other.
     datasets : sequence of str, optional
         Data sets on the Hub that it was made from, for the card.
     evaluation : Evaluation or path, optional

@@ -99,9 +99,15 @@ def read_spec(path: str) -> ModelSpec:
     WeightsError
         The file says of no network, or not as `save` writes it; WeightsFormatError where it is damaged.
     """
+    from audioset.train.head_file import KEY as HEAD_KEY
     from audioset.weights import files, safetensors_file
 
     metadata = safetensors_file.read(files.locate(path)[0])[1]
+    if HEAD_KEY in metadata:
+        raise WeightsError(
+            f"{path}: a head on embeddings; expected a model. `audioset evaluate` takes it, and "
+            "`audioset.train.head.Head.load`"
+        )
     if _KEY not in metadata:
         raise WeightsError(
             f"{path}: weights that do not say of which network they are; expected a file that `audioset finetune` "
