@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import math
 import pickle
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from audioset.models.layers import Conv, Dense, DepthwiseConv, Flatten, MaxPool,
 from audioset.models.spec import ModelSpec
 from audioset.network import Network as OnnxNetwork
 from audioset.torch import EndToEnd, LogMel, Mini, Network, VGGish, YAMNet, load
+from audioset.torch.layers import Outputs
 
 TOLERANCE = 1e-4
 ODD_SIZES = dataclasses.replace(
@@ -83,11 +85,14 @@ def network(model: Model) -> Network:
 
 @torch.no_grad()
 def assert_gives_what_onnx_runtime_gives(network: Network, onnx: OnnxNetwork, batch: np.ndarray) -> None:
-    got = network(torch.from_numpy(batch))
+    assert_equals_onnx_runtime(network(torch.from_numpy(batch)), onnx, batch)
+
+
+def assert_equals_onnx_runtime(got: Outputs, onnx: OnnxNetwork, batch: np.ndarray) -> None:
     expected = onnx.run(batch, tuple(onnx.spec.outputs))
     assert {name for name in ("embedding", "scores") if getattr(got, name) is not None} == set(expected)
     for name, values in expected.items():
-        np.testing.assert_allclose(getattr(got, name).numpy(), values, atol=TOLERANCE, rtol=0, err_msg=name)
+        np.testing.assert_allclose(getattr(got, name).detach().numpy(), values, atol=TOLERANCE, rtol=0, err_msg=name)
 
 
 def test_it_gives_what_onnx_runtime_gives(model: Model, network: Network, rng: np.random.Generator) -> None:
@@ -199,12 +204,12 @@ def test_a_model_of_the_registry_needs_no_code(
 def test_vggish_in_full_gives_what_onnx_runtime_gives_and_trains(vggish: Model, rng: np.random.Generator) -> None:
     network = Network.from_spec(vggish.spec, vggish.weights)
     batch = log_mels(rng, 2)
-    assert_gives_what_onnx_runtime_gives(network, vggish._network, batch)
-    network(torch.from_numpy(batch)).embedding.square().mean().backward()
+    got = network(torch.from_numpy(batch))
+    assert_equals_onnx_runtime(got, vggish._network, batch)
+    got.embedding.square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.any(), name
+        assert 0 < torch.linalg.vector_norm(parameter.grad) < math.inf, name  # which NaN is not either
 
 
 def test_golden_log_mel_gives_tensorflows_embeddings(data_dir: Path, vggish: Model) -> None:
@@ -214,11 +219,11 @@ def test_golden_log_mel_gives_tensorflows_embeddings(data_dir: Path, vggish: Mod
         assert len(names) == 10
         batch = np.concatenate([golden[f"{name}/log_mel"] for name in names])
         expected = np.concatenate([golden[f"{name}/embedding"] for name in names])
-    assert_gives_what_onnx_runtime_gives(network, vggish._network, batch)
     with torch.no_grad():
-        got = network(torch.from_numpy(batch)).embedding.numpy()
+        got = network(torch.from_numpy(batch))
+    assert_equals_onnx_runtime(got, vggish._network, batch)
     # float32 on both sides, values up to 40; the worst seen is 6e-5
-    np.testing.assert_allclose(got, expected, atol=5e-4, rtol=0)
+    np.testing.assert_allclose(got.embedding.numpy(), expected, atol=5e-4, rtol=0)
 
 
 def test_the_published_8_bit_yamnet_gives_what_onnx_runtime_gives(data_dir: Path) -> None:
