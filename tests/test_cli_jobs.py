@@ -104,6 +104,9 @@ def test_missing_input_is_named_and_stops_nothing(folder: Path, tmp_path: Path) 
     result = embed(folder, tmp_path / "none*.wav", "-o", f"{tmp_path}/out/", status=1)
     assert "no file matches this pattern" in result.stderr
     assert "6 files" in result.stderr
+    nothing = embed(tmp_path / "none*.wav", "-o", f"{tmp_path}/none/", status=1)
+    assert "no file matches this pattern" in nothing.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def test_dry_run_says_what_it_takes_and_writes_nothing(
@@ -126,6 +129,7 @@ def test_what_does_not_fit_together_is_refused(folder: Path, tmp_path: Path) -> 
     assert "would remove each other's parts" in refused(folder, "-o", out, "--shard", "1/2", "--overwrite")
     assert "expected one of --shard and --ray" in refused(folder, "-o", out, "--shard", "1/2", "--ray", "local")
     assert "expected --ray beside it" in refused(folder, "-o", out, "--concurrency", "2")
+    assert "expected a folder, s3://bucket/x/" in refused(folder, "-o", "s3://bucket/x.parquet")
     assert "a folder holds Parquet parts" in refused(folder, "-o", out, "--format", "csv")
     assert "expected no other inputs" in refused(folder, "-o", out, "--manifest", "songs.csv")
     (tmp_path / "songs.csv").write_text(f"path,start_s\n{folder}/0.wav,0.5\n")

@@ -80,6 +80,7 @@ def folder_of(out: str, default: str, options: FolderOptions, output_format: str
     OptionError
         An option is only of folders, and `out` is a file.
     """
+    from audioset.records.formats import FORMATS
     from audioset.storage import is_url
 
     given = options.given()
@@ -89,6 +90,12 @@ def folder_of(out: str, default: str, options: FolderOptions, output_format: str
         if given is not None:
             raise OptionError(f"{given}: writes a folder of parts; found --out {out}, expected --out {Path(out).stem}/")
         return None
+    if is_url(out) and Path(out).suffix.lower() in {
+        ending for known in FORMATS.values() for ending in known.extensions
+    }:
+        raise OptionError(
+            f"--out {out}: one file is written on local disks only; expected a folder, {out[: out.rfind('.')]}/"
+        )
     if output_format not in (None, "parquet"):
         raise OptionError(f"--format {output_format}: a folder holds Parquet parts; expected parquet, or --out a file")
     for option, needed in (("concurrency", 0), ("num_cpus", 0), ("num_gpus", 0)):
@@ -126,6 +133,9 @@ def embed_to_folder(
     if overwrite and options.retry_failed:
         raise OptionError("--retry-failed: --overwrite leaves nothing to try again; expected one of them")
     items = _items(inputs, options.manifest, recipe)
+    if not len(items) and inputs.missing:
+        report_failures([str(error) for _, error in inputs.missing])
+        raise typer.Exit(1)
     workers = options.concurrency or (shard[1] if options.ray is None else os.cpu_count() or 1)
     if dry_run:
         _dry_run(items, inputs, recipe, prepare, workers if options.ray else shard[1], as_json=as_json)
