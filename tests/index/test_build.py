@@ -1,0 +1,206 @@
+"""What becomes of embeddings files on the way into an index, and of an index that more is added to."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.index._embeddings import DIM, INFO, clips, table_of, write
+
+from audioset.errors import MissingExtraError, OptionError, OutputError, RecordError
+from audioset.index import build, load
+from audioset.records import JobInfo
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write(tmp_path / "e.parquet", clips([3, 1, 4]))
+
+
+def test_names_times_and_counts_are_kept(source: Path, tmp_path: Path) -> None:
+    done = build(source, tmp_path / "e.index")
+    assert (done.files, done.rows, done.added_files, done.added_rows) == (3, 8, 3, 8)
+    assert done.num_bytes == (tmp_path / "e.index").stat().st_size
+    index = load(tmp_path / "e.index")
+    assert (len(index), index.num_files, index.job) == (8, 3, INFO)
+    assert index.files == ("field/clip 0.wav", "field/clip 1.wav", "field/clip 2.wav")
+    table = table_of(source)
+    query = index.query_of("clip 2.wav")
+    np.testing.assert_array_equal(query.start_s, table.start_s[4:])
+    np.testing.assert_array_equal(query.end_s, table.end_s[4:])
+
+
+def test_several_files_are_one_index(tmp_path: Path) -> None:
+    first, second = clips([3, 2]), clips([4], seed=1, first=2)
+    both = write(tmp_path / "both.parquet", {**first, **second})
+    build(both, tmp_path / "both.index", threads=1)
+    parts = [write(tmp_path / "1.npz", first), write(tmp_path / "2.parquet", second)]
+    build(parts, tmp_path / "parts.index", threads=1)
+    assert (tmp_path / "both.index").read_bytes() == (tmp_path / "parts.index").read_bytes()
+
+
+def test_one_thread_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
+    source = write(tmp_path / "e.parquet", clips([100] * 5))
+    for name in ("a", "b"):
+        build(source, tmp_path / name, threads=1)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_file_that_was_there_before_is_left_out(source: Path, tmp_path: Path) -> None:
+    again = write(tmp_path / "again.parquet", {**clips([5], first=1), **clips([2], first=7)})
+    done = build([source, again], tmp_path / "e.index")
+    assert (done.files, done.rows, done.files_already_there) == (4, 10, 1)
+    assert len(load(tmp_path / "e.index").query_of("clip 1.wav")) == 1
+
+
+def test_rows_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    files = clips([3, 1, 4])
+    files["field/clip 0.wav"][1, 2] = np.nan
+    files["field/clip 1.wav"][0, 0] = np.inf
+    done = build(write(tmp_path / "e.parquet", files), tmp_path / "e.index")
+    assert (done.files, done.rows, done.rows_not_finite) == (2, 6, 2)
+    index = load(tmp_path / "e.index")
+    assert index.files == ("field/clip 0.wav", "field/clip 2.wav")
+    assert index.query_of("clip 0.wav").start_s.tolist() == [0, 1.92]
+
+
+def test_pooling_gives_a_file_s_mean_and_its_whole_time(tmp_path: Path) -> None:
+    lengths = [3, 1, 9000, 2]  # the third goes over from one batch of rows to the next
+    source = write(tmp_path / "e.parquet", clips(lengths))
+    done = build(source, tmp_path / "e.index", pool="mean", metric="cosine")
+    assert (done.files, done.rows) == (4, 4)
+    index, table = load(tmp_path / "e.index"), table_of(source)
+    assert index.pool == "mean"
+    for name in index.files:
+        query = index.query_of(name)
+        of_file = table.file == name
+        assert (query.start_s.tolist(), query.end_s.tolist()) == ([0.0], [table.end_s[of_file].max()])
+        np.testing.assert_allclose(query.offsets[0], table.values[of_file].mean(axis=0), atol=5e-3)
+
+
+def test_adding_is_as_building_at_once_but_for_the_mean(tmp_path: Path) -> None:
+    first, second = clips([30, 20]), clips([40, 5], seed=1, first=2)
+    sources = [write(tmp_path / "1.parquet", first), write(tmp_path / "2.parquet", second)]
+    build(sources, tmp_path / "at once.index", metric="cosine", threads=1)
+    build(sources[0], tmp_path / "added.index", metric="cosine", threads=1)
+    done = build(sources, tmp_path / "added.index", add=True, threads=1)
+    assert (done.files, done.rows) == (4, 95)
+    assert (done.added_files, done.added_rows, done.files_already_there) == (2, 45, 2)
+    at_once, added = load(tmp_path / "at once.index"), load(tmp_path / "added.index")
+    assert at_once.files == added.files
+    for name in at_once.files:
+        query = at_once.query_of(name)
+        np.testing.assert_array_equal(query.offsets, added.query_of(name).offsets)
+        assert at_once.search(query, 20) == added.search(query, 20)
+
+
+def test_adding_keeps_the_mean(source: Path, tmp_path: Path) -> None:
+    build(source, tmp_path / "e.index")
+    before = load(tmp_path / "e.index").query(np.zeros(DIM, np.float32)).offsets
+    build(write(tmp_path / "more.parquet", clips([50], first=5)), tmp_path / "e.index", add=True)
+    index = load(tmp_path / "e.index")
+    assert index.num_files == 4
+    np.testing.assert_array_equal(index.query(np.zeros(DIM, np.float32)).offsets, before)
+
+
+def test_adding_goes_by_the_index_s_own_options(source: Path, tmp_path: Path) -> None:
+    build(source, tmp_path / "e.index", pool="mean")
+    more = write(tmp_path / "more.parquet", clips([5], first=5))
+    with pytest.raises(OptionError, match=r"pool: 'none', and .*e.index has 'mean'"):
+        build(more, tmp_path / "e.index", add=True, pool="none")
+    with pytest.raises(OptionError, match=r"metric: 'cosine', and .*e.index has 'centred'"):
+        build(more, tmp_path / "e.index", add=True, metric="cosine")
+    assert build(more, tmp_path / "e.index", add=True, pool="mean").rows == 4
+    with pytest.raises(RecordError, match=r"none.index: cannot be opened \(No such file"):
+        build(more, tmp_path / "none.index", add=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"weights_sha256": "cd" * 32}, "weights_sha256 abab.* then, cdcd.* now"),
+        ({"model": "yamnet"}, "model mini then, yamnet now"),
+        ({"hop_s": 0.5}, "hop_s 0.96 then, 0.5 now"),
+    ],
+)
+def test_embeddings_of_two_kinds_are_refused(source: Path, tmp_path: Path, other: dict[str, Any], message: str) -> None:
+    second = write(tmp_path / "2.parquet", clips([2], first=9), replace(INFO, **other))
+    with pytest.raises(RecordError, match=message):
+        build([source, second], tmp_path / "e.index")
+    build(source, tmp_path / "e.index")
+    with pytest.raises(RecordError, match=message):
+        build(second, tmp_path / "e.index", add=True)
+    assert load(tmp_path / "e.index").num_files == 3
+
+
+def test_an_index_that_exists_is_kept_unless_asked(source: Path, tmp_path: Path) -> None:
+    build(source, tmp_path / "e.index")
+    with pytest.raises(OutputError, match=r"e.index: exists already.*--add"):
+        build(source, tmp_path / "e.index")
+    assert build(source, tmp_path / "e.index", overwrite=True).rows == 8
+
+
+def test_nothing_is_left_of_a_build_that_ends_early(source: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(source, tmp_path / "e.index", progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["e.parquet"]
+
+
+def test_progress_counts_rows_of_both_passes(source: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    build(source, tmp_path / "a.index", progress=lambda *at: seen.append(at))
+    build(source, tmp_path / "b.index", metric="cosine", progress=lambda *at: seen.append(at))
+    assert seen == [(8, 16), (16, 16), (8, 8)]
+
+
+def test_nothing_to_index_is_an_error(tmp_path: Path) -> None:
+    nothing = write(tmp_path / "e.parquet", {"a.wav": np.empty((0, DIM), np.float32)})
+    with pytest.raises(RecordError, match=r"e.parquet: no row to find"):
+        build(nothing, tmp_path / "e.index")
+    with pytest.raises(OptionError, match="paths: none"):
+        build([], tmp_path / "e.index")
+    assert not (tmp_path / "e.index").exists()
+
+
+def test_other_files_and_damaged_ones_are_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_bytes(b"RIFF")
+    with pytest.raises(RecordError, match="neither Parquet nor NPZ"):
+        build(tmp_path / "x.wav", tmp_path / "e.index")
+    with pytest.raises(RecordError, match="cannot be opened"):
+        build(tmp_path / "none.parquet", tmp_path / "e.index")
+    content = bytearray(source.read_bytes())
+    content[40] ^= 255  # in the first page
+    source.write_bytes(content)
+    with pytest.raises(RecordError, match=r"e.parquet: damaged"):
+        build(source, tmp_path / "e.index")
+    assert not (tmp_path / "e.index").exists()
+
+
+@pytest.mark.parametrize("option", [{"pool": "max"}, {"metric": "l2"}, {"threads": 0}])
+def test_options_out_of_range_are_refused(source: Path, tmp_path: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(option))):
+        build(source, tmp_path / "e.index", **option)
+
+
+def test_a_missing_usearch_is_named(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "usearch" else found(name))
+    with pytest.raises(MissingExtraError, match=r"USearch is not installed.*pip install usearch"):
+        build(source, tmp_path / "e.index")
+
+
+def test_the_defaults_of_jobs_are_read(tmp_path: Path) -> None:
+    """Names of any kind and one row a file, as --pool mean gives."""
+    info: JobInfo = replace(INFO, pool="mean")
+    files = {"caf\udce9.wav": np.ones((1, DIM), np.float32), "日本.flac": -np.ones((1, DIM), np.float32)}
+    build(write(tmp_path / "e.parquet", files, info), tmp_path / "e.index")
+    index = load(tmp_path / "e.index")
+    assert index.files == ("caf\\udce9.wav", "日本.flac")
+    assert [hit.file for hit in index.search(-np.ones(DIM, np.float32))] == ["日本.flac", "caf\\udce9.wav"]
