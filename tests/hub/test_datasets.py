@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import audioset
+from audioset import EmbedOptions
 from audioset import hub as hugging
+from audioset.records import JobInfo, JobWriter
 
 from ._server import Hub
 from .conftest import write_rows
@@ -88,3 +90,25 @@ def test_a_repository_loads_by_its_name_with_the_columns_that_its_card_says(
     check(found, path, dtype)
     header = yaml.safe_load(hugging.card(path, "owner/rows").split("---\n")[1])
     assert header["dataset_info"]["features"] == found["yaml"]
+
+
+def test_embeddings_of_real_sound_go_to_a_repository_and_load(
+    tmp_path: Path, hub: Hub, pets: Path, data_dir: Path
+) -> None:
+    files = sorted((data_dir / "music_and_nature").iterdir())[:3]
+    hugging.push(pets, "owner/pets")
+    model = audioset.load("hf://owner/pets")
+    options = EmbedOptions()
+    info = JobInfo(
+        model.name, model.weights.name, model.weights.sha256, 128, "float32", "raw", model.spec.hop_s, "all", "none"
+    )
+    with JobWriter(tmp_path / "real.parquet", info, format="parquet") as writer:
+        for block in model.embed_blocks([(file, None) for file in files], options):
+            writer.append(str(files[block.index]), block.start_s, block.end_s, block.values, last=block.last)
+        writer.finish()
+    hugging.push(tmp_path / "real.parquet", "owner/real")
+    found = loaded(tmp_path, "owner/real", {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"})
+    check(found, tmp_path / "real.parquet", "float32")
+    assert len(found["file"]) > 10
+    here = audioset.load(pets).embed(files[0]).values
+    np.testing.assert_array_equal(np.array(found["embedding"], np.float32)[: len(here)], here)

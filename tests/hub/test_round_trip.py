@@ -174,7 +174,7 @@ def test_the_endpoint_and_the_token_can_be_given(hub: Hub, pets: Path, monkeypat
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.undo()  # the library as it is installed: its endpoint is Hugging Face's
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(pets.parent / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     pushed = hugging.push(pets, "owner/pets", private=True, endpoint=hub.url, token=TOKEN)
     model = hugging.from_pretrained("owner/pets", endpoint=f"{hub.url}/", token=TOKEN)

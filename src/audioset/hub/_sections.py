@@ -32,9 +32,7 @@ def model_sections(contents: Contents, repo_id: str, licence: str | None, figure
         more = f" and {len(names) - _SHOWN_CLASSES:,} more" if len(names) > _SHOWN_CLASSES else ""
         shown = "; ".join(_text(name) for name in names[:_SHOWN_CLASSES])
         lines += [f"## Classes ({len(names):,})", "", f"{shown}{more}.", ""]
-    rows = list(_history(contents))
-    lines += ["## How it was made", ""]
-    lines += table(("what", "as the file says"), rows) if rows else ["The file does not say.", ""]
+    lines += ["## How it was made", "", *table(("what", "as the file says"), list(_history(contents)))]
     lines += ["## Figures", "", *figures, ""]
     lines += ["## Limits", ""]
     if contents.kind == "head":
