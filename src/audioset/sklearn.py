@@ -111,6 +111,7 @@ class AudioSetEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         WeightsError, FetchError, MissingExtraError
             As `audioset.load`.
         """
+        self._loaded: tuple[Any, Model] | None = None  # weights may have changed on disk
         self._loaded_model()
         self._sounds(X)
         return self
@@ -145,7 +146,8 @@ class AudioSetEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         sounds = self._sounds(X)
         regime = (model.spec.layers, model.weights.sha256, model.place, *self._options(model), self.pool)
         keys = [self._key(regime, sound) for sound in sounds]
-        rows = np.full((len(sounds), len(self.get_feature_names_out())), np.nan, np.float32)
+        width = len(self.pool.split("_")) * model.spec.embedding_dim
+        rows = np.full((len(sounds), width), np.nan, np.float32)
         new = []
         for at, key in enumerate(keys):
             kept = None if key is None else _KEPT.get(key)
@@ -169,7 +171,7 @@ class AudioSetEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             warnings.warn(
                 f"{len(failed)} of {len(sounds)} recordings have rows of NaN: {'; '.join(failed[:_NAMED])}{more}",
                 UnreadSoundsWarning,
-                stacklevel=2,
+                stacklevel=3,  # behind what does as set_output says
             )
         return rows
 
@@ -178,14 +180,10 @@ class AudioSetEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
 
         Raises
         ------
-        OptionError
-            The model or the pooling is unknown.
+        OptionError, WeightsError, FetchError, MissingExtraError
+            As `fit`.
         """
-        from audioset import models
-
-        if self.pool not in get_args(ClipPool):
-            raise OptionError(f"pool: {self.pool!r} is unknown; expected one of {', '.join(get_args(ClipPool))}")
-        spec = models.get(os.fspath(self.model))
+        spec = self._loaded_model().spec
         statistics = self.pool.split("_")
         return np.array([f"{spec.name}_{of}_{i}" for of in statistics for i in range(spec.embedding_dim)], object)
 
@@ -193,17 +191,16 @@ class AudioSetEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         """The model for the settings as they are now, which are all checked."""
         import audioset
 
-        self.get_feature_names_out()
-        if self.on_error not in get_args(OnError):
-            raise OptionError(f"on_error: {self.on_error!r} is unknown; expected one of {', '.join(get_args(OnError))}")
+        for name, value, known in (("pool", self.pool, ClipPool), ("on_error", self.on_error, OnError)):
+            if value not in get_args(known):
+                raise OptionError(f"{name}: {value!r} is unknown; expected one of {', '.join(get_args(known))}")
         settings = {name: getattr(self, name) for name in ("precision", "engine", "device", "threads")}
         wanted = (self.model, self.weights, settings)
-        made_for, model = getattr(self, "_loaded", (None, None))
-        if model is None or made_for != wanted:
-            model = audioset.load(self.model, self.weights, **settings)
-        self._options(model)
-        self._loaded = (wanted, model)
-        return model
+        loaded: tuple[Any, Model] | None = getattr(self, "_loaded", None)
+        if loaded is None or loaded[0] != wanted:
+            self._loaded = loaded = (wanted, audioset.load(self.model, self.weights, **settings))
+        self._options(loaded[1])
+        return loaded[1]
 
     def _options(self, model: Model) -> tuple[float, Pad]:
         from audioset.embed import EmbedOptions
