@@ -86,7 +86,7 @@ def test_local_folders_are_listed_with_their_archives(tmp_path: Path) -> None:
 
 
 def test_storage_that_nothing_knows_is_named() -> None:
-    with pytest.raises(AudioError, match=r"nowhere://.*nothing here knows this kind of storage"):
+    with pytest.raises(OptionError, match=r"^nowhere://: nothing here knows this kind of storage"):
         open_input("nowhere://a/b.wav")
 
 

@@ -19,7 +19,7 @@ from audioset.storage import Entry, Folder, folder, list_audio, open_input, size
 from audioset.weights import UntrainedWeightsWarning
 
 from .conftest import fail_midway, tar, wav
-from .servers import ObjectStore
+from .servers import ObjectStore, WebServer
 
 ODD_KEYS = ["a b.wav", "d/é#1?.wav", "d/x%20y.wav", "d/[z].wav"]
 
@@ -123,8 +123,29 @@ def test_members_are_read_by_name(shards: str, shard: dict[str, bytes]) -> None:
 def test_what_is_not_there_is_named(store: ObjectStore, clips: str) -> None:
     with pytest.raises(AudioError, match=r"s3://bucket/gone\.wav: does not exist \(nothing of this name is there\)"):
         audio.read("s3://bucket/gone.wav")
-    with pytest.raises(AudioError, match=r"s3://bucket/clips: .*expected an audio file"):
+    with pytest.raises(AudioError, match=r"s3://bucket/clips: does not exist .* the name of a folder ends in /"):
         audio.read(clips)
+    with pytest.raises(AudioError, match=r"s3://bucket/clips/: is a folder; .* To list it, end it with /"):
+        audio.read(f"{clips}/")
+
+
+def test_faults_of_the_storage_are_waited_out_or_named(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+    web.files["/bucket/a.wav"] = wav(1.0)
+    web.faults["/bucket/a.wav"].append(500)
+    assert len(audio.read("s3://bucket/a.wav")) == 16_000
+    web.faults["/bucket/a.wav"].append(403)
+    with pytest.raises(
+        AudioError, match=r"a\.wav: access denied .*ACCESS_DENIED.* for a public bucket add \?anonymous=1"
+    ):
+        audio.read("s3://bucket/a.wav")
+
+
+def test_public_buckets_need_no_credentials(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    web.files["/bucket/a.wav"] = wav(1.0)
+    assert len(audio.read("s3://bucket/a.wav?anonymous=1")) == 16_000
 
 
 def test_the_endpoint_may_stand_in_the_url(store: ObjectStore, clips: str, monkeypatch: pytest.MonkeyPatch) -> None:

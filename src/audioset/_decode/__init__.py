@@ -25,7 +25,7 @@ from audioset._decode.base import Decoder, InPlace, Target, Waveform, check_targ
 from audioset._decode.containers import inspect
 from audioset._decode.pcm import Pcm, PcmDecoder, PcmFormat
 from audioset.errors import AudioError, OptionError
-from audioset.storage.names import is_url, split_member
+from audioset.storage.names import MEMBER_MARK, is_archive, is_url, split_member
 
 __all__ = ["AudioSource", "Decoder", "Pcm", "PcmFormat", "Waveform", "open_decoder"]
 
@@ -48,6 +48,11 @@ def open_decoder(source: AudioSource, sample_rate: int | None = None) -> Decoder
     with contextlib.ExitStack() as stack:
         if isinstance(source, str | os.PathLike):
             path = os.fsdecode(source)
+            if is_archive(path):
+                raise AudioError(
+                    f"{path}: is an archive; expected one recording. Name one in it, {path}{MEMBER_MARK}NAME, or "
+                    "take all with `audioset.storage.sources`, as `audioset embed` does"
+                )
             if is_url(path) or (split_member(path) is not None and not os.path.lexists(path)):
                 from audioset.storage import open_input
 

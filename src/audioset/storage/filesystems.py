@@ -12,12 +12,27 @@ from audioset.errors import OptionError
 from audioset.storage.base import Storage
 from audioset.storage.names import FILE_SCHEME, HTTP_SCHEMES, Location
 
-_TRIES = 5
+# The libraries try again by themselves; this is done here too, for all of them, so they need not persist.
+_TRIES = 2
+_RETRY_S = 10.0
 _TIMEOUT_S = 30.0
 _ARROW_WITH_DELAYED_OPEN = 21  # the first that writes what is small in one request instead of three
 
+# What decides where and as whom the libraries connect: after a change, connections are made anew.
+_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "HF_TOKEN",
+)
 # Connections are no use in another process: those of this one, by what they were made with.
-_opened: dict[tuple[int, str, str, tuple[tuple[str, str], ...]], Storage] = {}
+_opened: dict[tuple[object, ...], Storage] = {}
 _lock = threading.Lock()
 
 
@@ -32,7 +47,7 @@ def storage_of(where: Location) -> Storage:
         The library that does is not installed.
     """
     bucket = where.path.partition("/")[0] if where.scheme in ("s3", "abfs", "abfss", "hdfs", "viewfs") else ""
-    key = (os.getpid(), where.scheme, bucket, where.options)
+    key = (os.getpid(), where.scheme, bucket, where.options, *map(os.environ.get, _VARIABLES))
     with _lock:
         if key not in _opened:
             _opened[key] = _open(where, bucket)
@@ -83,7 +98,7 @@ def _gs(where: Location, bucket: str, options: Mapping[str, str]) -> Any:
         anonymous=_is_set(options.get("anonymous")),
         endpoint_override=options.get("endpoint_override"),
         scheme=options.get("scheme"),
-        retry_time_limit=timedelta(seconds=_TIMEOUT_S),
+        retry_time_limit=timedelta(seconds=_RETRY_S),
     )
 
 

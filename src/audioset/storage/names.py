@@ -13,6 +13,7 @@ from audioset.errors import OptionError
 MEMBER_MARK = "::"
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+_LAST_SIGNS = frozenset(suffix[-1] for suffix in ARCHIVE_SUFFIXES)
 
 # In folders and archives, files of these names are taken; a file that is named itself is always tried.
 _SUFFIXES = """
@@ -91,6 +92,9 @@ def location(url: str) -> Location:
 
 def is_archive(name: str) -> bool:
     """Return whether a name, of a file or a URL, is that of an archive: .tar, .tar.gz, .tgz or .zip."""
+    # Most names are told apart by their last sign, and there may be millions.
+    if name[-1:].lower() not in _LAST_SIGNS and not is_url(name):
+        return False
     last = _file_name(name)
     return not last.startswith(".") and last.lower().endswith(ARCHIVE_SUFFIXES)
 

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from audioset.errors import AudioSetError
 from audioset.storage.base import Promise, Remote, Seekable
 from audioset.storage.filesystems import storage_of
 from audioset.storage.names import location
@@ -26,6 +27,8 @@ def open_remote(url: str) -> BinaryIO:
     where = location(url)
     try:
         remote = storage_of(where).open(where.path, FIRST_BYTES)
+    except AudioSetError:
+        raise
     except Exception as error:
         raise unreadable(url, of_error(error)) from error
     return as_file(remote, url)

@@ -9,22 +9,25 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from audioset.errors import AudioError, AudioSetError, OutputError
+from audioset.storage.names import HTTP_SCHEMES
 
-Kind = Literal["missing", "denied", "transient", "other"]
+Kind = Literal["missing", "folder", "denied", "transient", "other"]
 _T = TypeVar("_T")
 
 TRIES = 4
 FIRST_WAIT_S = 0.5  # before the second try; doubled each time, and up to half as much again by chance
 _LONGEST_WAIT_S = 20.0
+_MAX_SAID = 400  # characters of what a library says
 _TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
 
 _DENIED = re.compile(
     r"ACCESS_DENIED|\b40[13]\b|Forbidden|Unauthorized|PERMISSION_DENIED|InvalidAccessKey|SignatureDoes"
 )
+_FOLDER = re.compile(r"not a (regular )?file", re.IGNORECASE)
 _MISSING = re.compile(r"\b404\b|NO_SUCH_(KEY|BUCKET)|NoSuch(Key|Bucket)|not found|does not exist", re.IGNORECASE)
 _TRANSIENT = re.compile(
     r"\b(429|50[0234])\b|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|NETWORK_CONNECTION|REQUEST_TIMEOUT|timed? ?out|"
-    r"connection (was )?(reset|aborted|refused|closed)",
+    r"connection (was )?(reset|aborted|refused|closed)|could not connect|UNAVAILABLE|DEADLINE_EXCEEDED",
     re.IGNORECASE,
 )
 _TOLD = {
@@ -43,7 +46,7 @@ class Trouble(Exception):  # noqa: N818  (never reaches users: it becomes an Aud
     Attributes
     ----------
     kind : str
-        "missing", "denied", "transient" (another try may help) or "other".
+        "missing", "folder" (not one object), "denied", "transient" (another try may help) or "other".
     wait_s : float
         For how long the server asks to be left alone.
     """
@@ -69,8 +72,11 @@ def of_error(error: Exception) -> Trouble:
     if isinstance(error, Trouble):
         return error
     said = " ".join(str(error).split()) or type(error).__name__
+    said = said if len(said) <= _MAX_SAID else f"{said[:_MAX_SAID]}…"
     if isinstance(error, FileNotFoundError):
         return Trouble("missing", "nothing of this name is there")
+    if isinstance(error, IsADirectoryError) or _FOLDER.search(said):
+        return Trouble("folder", said)
     if isinstance(error, PermissionError) or _DENIED.search(said):
         return Trouble("denied", said)
     if isinstance(error, ConnectionError | TimeoutError) or _TRANSIENT.search(said):
@@ -115,10 +121,13 @@ def _words(name: str, trouble: Trouble, wanted: str, check: str) -> str:
     said = str(trouble).rstrip(".")
     scheme = name.partition("://")[0].lower()
     if trouble.kind == "missing":
-        return f"does not exist ({said}); expected {wanted}. {check}"
+        hint = "" if scheme in HTTP_SCHEMES else "; the name of a folder ends in /"
+        return f"does not exist ({said}); expected {wanted}. {check}{hint}"
+    if trouble.kind == "folder":
+        return f"is a folder; expected {wanted}. To list it, end it with /"
     if trouble.kind == "denied":
         told = _TOLD.get(scheme, "check the credentials that its own tools use")
         return f"access denied ({said}); expected the right to it. Credentials: {told}"
     if trouble.kind == "transient":
-        return f"cannot be reached ({said}), after {TRIES} tries; expected {wanted}. Try again later"
+        return f"cannot be reached ({said}), also when tried again; expected {wanted}. Try again later"
     return f"failed ({said}); expected {wanted}. Check the URL and the connection"
