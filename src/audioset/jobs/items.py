@@ -75,8 +75,12 @@ class Items:
     """
 
     def __init__(self, table: pa.Table) -> None:
+        import pyarrow as pa
+
         self._table = table
-        self.keys: pa.Array = _array([item.key for item in self])
+        named = self.has_ids or self.has_windows
+        keys = pa.array([item.key for item in self], pa.string()) if named else table.column("file")
+        self.keys: pa.ChunkedArray = pa.chunked_array([keys]) if named else keys
         self._check_keys()
 
     @property
@@ -176,7 +180,9 @@ def read_manifest(path: str | os.PathLike[str]) -> Items:
             columns[ours] = [None] * len(table) if theirs is None else table.column(theirs).cast(kind).to_pylist()
         except pa.ArrowException as error:
             raise OptionError(f"{name}: column {theirs}: {error}; expected {kind} in every row") from error
-    _check_rows(name, columns, with_ids=found["id"] is not None)
+    plain = found["start_s"] is None and found["end_s"] is None and found["id"] is None and all(columns["file"])
+    if not plain:  # of which there may be millions
+        _check_rows(name, columns, with_ids=found["id"] is not None)
     if found["size"] is not None:
         sizes = table.column(found["size"]).to_pylist()
     else:
@@ -233,30 +239,22 @@ def _items(
 ) -> Items:
     import pyarrow as pa
 
+    try:
+        names = pa.array(files, pa.string())
+    except UnicodeEncodeError as error:
+        bad = next(file for file in files if storable(file) != file)
+        raise OptionError(
+            f"{storable(bad)}: this name is not valid Unicode; a job's table cannot hold it. Rename the file"
+        ) from error
     nothing = [None] * len(files)
     columns = {
-        "file": pa.array(files, pa.string()) if all(map(_is_text, files)) else None,
+        "file": names,
         "start_s": pa.array(start_s or nothing, pa.float64()),
         "end_s": pa.array(end_s or nothing, pa.float64()),
         "id": pa.array(ids or nothing, pa.string()),
         "size": pa.array(sizes or nothing, pa.int64()),
     }
-    if columns["file"] is None:
-        bad = next(file for file in files if not _is_text(file))
-        raise OptionError(
-            f"{storable(bad)}: this name is not valid Unicode; a job's table cannot hold it. Rename the file"
-        )
     return Items(pa.table(columns))
-
-
-def _array(keys: list[str]) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array(keys, pa.large_string())
-
-
-def _is_text(name: str) -> bool:
-    return storable(name) == name
 
 
 def _local_size(name: str) -> int | None:
