@@ -28,7 +28,7 @@ DEFAULT_BY: By = "range"
 
 # The graph is asked for some, then for more where these make too few lines; at last all rows are sorted, as are those
 # of indexes so small that this is as fast.
-_FIRST_COUNT = 64
+_FIRST_COUNT = 128
 _ROWS_A_LINE = 4
 _MORE_COUNT = 4096
 _BLOCK_ROWS = 16_384
