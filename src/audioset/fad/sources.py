@@ -109,9 +109,10 @@ class ParquetSource(EmbeddingSource):
 
     def _read(self) -> Iterator[Block]:
         with _reading(self._path), parts.parquet_file(self._path) as file:
-            for batch in file.iter_batches(BLOCK_ROWS, columns=["file", "embedding"], use_threads=False):
-                names, counts = parts.file_runs(batch)
-                yield Block(parts.embedding_values(batch), names, counts.tolist())
+            for group in range(file.num_row_groups):  # asked for all of them at once, Arrow holds the whole file
+                for batch in file.iter_batches(BLOCK_ROWS, [group], ["file", "embedding"], use_threads=False):
+                    names, counts = parts.file_runs(batch)
+                    yield Block(parts.embedding_values(batch), names, counts.tolist())
 
 
 class NpzSource(EmbeddingSource):
