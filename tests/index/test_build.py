@@ -196,8 +196,7 @@ def test_a_missing_usearch_is_named(source: Path, tmp_path: Path, monkeypatch: p
         build(source, tmp_path / "e.index")
 
 
-def test_the_defaults_of_jobs_are_read(tmp_path: Path) -> None:
-    """Names of any kind and one row a file, as --pool mean gives."""
+def test_names_of_any_kind_come_back(tmp_path: Path) -> None:
     info: JobInfo = replace(INFO, pool="mean")
     files = {"caf\udce9.wav": np.ones((1, DIM), np.float32), "日本.flac": -np.ones((1, DIM), np.float32)}
     build(write(tmp_path / "e.parquet", files, info), tmp_path / "e.index")
