@@ -27,10 +27,12 @@ pytestmark = [
 
 @pytest.fixture(params=models.REGISTRY)
 def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A module of HEAR; the 72 million weights of VGGish are too many to draw here."""
-    small = (Conv("a", 8, stride=8), GlobalAverage(), Dense("b", 128), Output("embedding"))
-    vggish = dataclasses.replace(models.get("vggish"), layers=small)
-    monkeypatch.setattr(models, "REGISTRY", MappingProxyType({**models.REGISTRY, "vggish": vggish}))
+    """A module of HEAR; the millions of weights of VGGish and YAMNet are too many to draw here."""
+    registry = dict(models.REGISTRY)
+    for name in ("vggish", "yamnet"):
+        end = (GlobalAverage(), Dense("b", registry[name].embedding_dim), Output("embedding"))
+        registry[name] = dataclasses.replace(registry[name], layers=(Conv("a", 8, stride=8), *end), variants={})
+    monkeypatch.setattr(models, "REGISTRY", MappingProxyType(registry))
     return importlib.import_module(f"audioset.hear.{request.param}")
 
 
