@@ -76,8 +76,8 @@ def build(
 
     Parquet is read as a stream, twice for the metric "centred"; an NPZ is held whole. The graph is held in memory until
     it is written, with 20 bytes a row and the names of files: measured, 1.1 GB at the peak for a million rows of 128
-    values, which take 0.43 GB on disk. On one thread the same rows give the same file; on several the graph differs from
-    run to run, and what is found with it hardly does.
+    values, which take 0.43 GB on disk. On one thread the same rows give the same file; on several the graph differs
+    from run to run, and what is found with it hardly does.
 
     Parameters
     ----------
