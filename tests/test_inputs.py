@@ -109,3 +109,27 @@ def test_a_folder_that_the_system_refuses_is_reported_and_the_rest_is_found(
     found = expand([str(folder)])
     assert len(found.files) == 4
     assert "deep: this folder cannot be read (Permission denied)" in str(found.missing[0][1])
+
+
+def test_archives_are_taken_where_named_or_matched_and_from_folders_without_audio(folder: Path) -> None:
+    (folder / "a.tar").touch()
+    assert not any(name.endswith(".tar") for name in expand([str(folder)]).files)
+    assert expand([str(folder / "a.tar")]).files == (str(folder / "a.tar"),)
+    assert expand([f"{folder}/*.tar"]).files == (str(folder / "a.tar"),)
+    shards = folder / "shards"
+    shards.mkdir()
+    for name in ("1.zip", "0.tar.gz", "._0.tar.gz", "index.json"):
+        (shards / name).touch()
+    assert expand([str(shards)]).files == (str(shards / "0.tar.gz"), str(shards / "1.zip"))
+
+
+def test_members_of_archives_are_no_patterns(folder: Path) -> None:
+    (folder / "a.tar").touch()
+    name = f"{folder}/a.tar::take [1].wav"
+    assert expand([name]).files == (name,)
+
+
+def test_urls_in_lists_are_taken_as_they_are(folder: Path) -> None:
+    names = folder / "list.txt"
+    names.write_text("https://host/a b.wav?x=1\ns3://bucket/k.wav\n", encoding="utf-8")
+    assert expand([], lists=[names]).files == ("https://host/a b.wav?x=1", "s3://bucket/k.wav")

@@ -117,3 +117,20 @@ def test_any_storage_of_fsspec_is_read_and_written() -> None:
 def test_options_errors_are_not_taken_for_missing_files() -> None:
     with pytest.raises(OptionError, match="holds a password"):
         open_input("s3://key:secret@bucket/a.wav")
+
+
+def test_paths_within_a_storage_need_not_be_those_of_the_url(tmp_path: Path) -> None:
+    from pyarrow.fs import LocalFileSystem
+
+    from audioset.storage.arrow import ArrowStorage
+
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.wav").write_bytes(b"123")
+    storage = ArrowStorage(LocalFileSystem(), "container@account.net", tmp_path.as_posix())
+    assert list(storage.files("container@account.net/d", below=True)) == [("container@account.net/d/a.wav", 3)]
+    assert storage.open("container@account.net/d/a.wav", 0).read_at(1, 5) == b"23"
+
+
+def test_azure_is_addressed_by_its_urls() -> None:
+    storage = filesystems.storage_of(location("abfs://container@account.dfs.core.windows.net/d/a.wav"))
+    assert storage.inner("container@account.dfs.core.windows.net/d/a.wav") == "container/d/a.wav"  # type: ignore[attr-defined]

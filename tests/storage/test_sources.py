@@ -237,3 +237,31 @@ def test_a_fault_while_decoding_is_told_as_it_is(web: WebServer) -> None:
     web.faults["/a.wav"].extend([("cut", 10**9), 403])
     with pytest.raises(AudioError, match=r"^http://[^ ]*/a\.wav: access denied"):
         audio.read(f"{web.url}/a.wav")
+
+
+def test_local_names_are_taken_one_by_one() -> None:
+    taken = []
+
+    def names() -> Iterable[str]:
+        for name in ("a.wav", "b.wav"):
+            taken.append(name)
+            yield name
+
+    given = iter(sources(names()))
+    assert next(given)[0] == "a.wav"
+    assert taken == ["a.wav"]
+
+
+def test_a_password_spoils_one_name_and_no_batch() -> None:
+    found = read(["s3://key:secret@bucket/a.tar", "gone.wav"])
+    assert "holds a password" in str(found["s3://key:secret@bucket/a.tar"])
+    assert len(found) == 2
+
+
+def test_an_archive_is_no_recording_and_the_message_says_what_to_name(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(tar({"a.wav": wav(1.0)}))
+    with pytest.raises(
+        AudioError, match=r"s\.tar: is an archive; expected one recording\. Name one in it, .*s\.tar::NAME"
+    ):
+        audio.read(path)

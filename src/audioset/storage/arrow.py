@@ -13,13 +13,26 @@ _STREAM_BYTES = 1 << 23  # one request each
 
 
 class ArrowStorage:
-    """Objects of an Arrow file system."""
+    """Objects of an Arrow file system.
 
-    def __init__(self, filesystem: Any) -> None:
+    Parameters
+    ----------
+    filesystem : pyarrow.fs.FileSystem
+        Where they are.
+    host, root : str
+        How paths begin in URLs, and in its place there, where these differ.
+    """
+
+    def __init__(self, filesystem: Any, host: str = "", root: str = "") -> None:
         self.filesystem = filesystem
+        self._host, self._root = host, root
+
+    def inner(self, path: str) -> str:
+        """Return the file system's own path for that of a URL."""
+        return self._root + path.removeprefix(self._host)
 
     def open(self, path: str, first_bytes: int) -> ArrowFile:
-        return ArrowFile(retried(lambda: self.filesystem.open_input_file(path)))
+        return ArrowFile(retried(lambda: self.filesystem.open_input_file(self.inner(path))))
 
     def stream(self, path: str) -> Iterator[bytes]:
         file = self.open(path, 0)
@@ -39,7 +52,7 @@ class ArrowStorage:
     def size(self, path: str) -> int | None:
         from pyarrow.fs import FileType
 
-        info = retried(lambda: self.filesystem.get_file_info(path))
+        info = retried(lambda: self.filesystem.get_file_info(self.inner(path)))
         if info.type == FileType.NotFound:
             raise Trouble("missing", "no such object")
         return cast("int | None", info.size)
@@ -47,11 +60,15 @@ class ArrowStorage:
     def files(self, folder: str, *, below: bool) -> Iterator[tuple[str, int | None]]:
         from pyarrow.fs import FileSelector, FileType
 
-        selector = FileSelector(folder, recursive=below, allow_not_found=True)
+        selector = FileSelector(self.inner(folder), recursive=below, allow_not_found=True)
         found = retried(lambda: self.filesystem.get_file_info(selector))
         # Some of fsspec's put a slash before everything.
-        root = "" if folder.startswith("/") else "/"
-        files = [(info.path.removeprefix(root), info.size) for info in found if info.type == FileType.File]
+        slash = "" if self.inner(folder).startswith("/") else "/"
+        files = [
+            (self._host + info.path.removeprefix(slash).removeprefix(self._root), info.size)
+            for info in found
+            if info.type == FileType.File
+        ]
         del found
         yield from sorted(files)
 

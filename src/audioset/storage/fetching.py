@@ -80,7 +80,7 @@ def sources(
     exhausted = False
     try:
         while True:
-            while not exhausted and len(slots) < connections and _num_archives(slots) < _MAX_ARCHIVES:
+            while not exhausted and _may_begin(slots, connections):
                 name = next(waiting, None)
                 if name is None:
                     exhausted = True
@@ -114,8 +114,12 @@ def _needs_thread(name: str) -> bool:
     return is_url(name) or is_archive(name) or split_member(name) is not None
 
 
-def _num_archives(slots: Iterable[_Slot | str]) -> int:
-    return sum(isinstance(slot, _Slot) and is_archive(slot.name) for slot in slots)
+def _may_begin(slots: deque[_Slot | str], connections: int) -> bool:
+    """Whether another name is to be taken now; not while there is one to give that needs nothing."""
+    if slots and isinstance(slots[0], str):
+        return False
+    archives = sum(isinstance(slot, _Slot) and is_archive(slot.name) for slot in slots)
+    return len(slots) < connections and archives < _MAX_ARCHIVES
 
 
 class _Room:

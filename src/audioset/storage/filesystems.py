@@ -46,7 +46,7 @@ def storage_of(where: Location) -> Storage:
     MissingExtraError
         The library that does is not installed.
     """
-    bucket = where.path.partition("/")[0] if where.scheme in ("s3", "abfs", "abfss", "hdfs", "viewfs") else ""
+    bucket = where.path.partition("/")[0] if where.scheme in ("s3", *_BY_URI) else ""
     key = (os.getpid(), where.scheme, bucket, where.options, *map(os.environ.get, _VARIABLES))
     with _lock:
         if key not in _opened:
@@ -61,6 +61,11 @@ def _open(where: Location, bucket: str) -> Storage:
         return HttpStorage(where.scheme)
     from audioset.storage.arrow import ArrowStorage
 
+    if where.scheme in _BY_URI:
+        from pyarrow.fs import FileSystem
+
+        filesystem, root = FileSystem.from_uri(f"{where.scheme}://{bucket}/")
+        return ArrowStorage(filesystem, bucket, root.rstrip("/"))
     make = _MAKERS.get(where.scheme, _by_fsspec)
     return ArrowStorage(make(where, bucket, dict(where.options)))
 
@@ -108,12 +113,6 @@ def _local(where: Location, bucket: str, options: Mapping[str, str]) -> Any:
     return fs.LocalFileSystem()
 
 
-def _by_uri(where: Location, bucket: str, options: Mapping[str, str]) -> Any:
-    from pyarrow import fs
-
-    return fs.FileSystem.from_uri(f"{where.scheme}://{bucket}/")[0]
-
-
 def _hf(where: Location, bucket: str, options: Mapping[str, str]) -> Any:
     check_installed("hf://", "huggingface_hub")
     from huggingface_hub import HfFileSystem
@@ -132,7 +131,7 @@ def _by_fsspec(where: Location, bucket: str, options: Mapping[str, str]) -> Any:
     except ValueError as error:
         raise OptionError(
             f"{where.scheme}://: nothing here knows this kind of storage ({error}); expected "
-            f"{', '.join(f'{scheme}://' for scheme in (*HTTP_SCHEMES, *_MAKERS))}, or one that fsspec knows"
+            f"{', '.join(f'{scheme}://' for scheme in (*HTTP_SCHEMES, *_MAKERS, *_BY_URI))}, or one that fsspec knows"
         ) from error
 
 
@@ -154,14 +153,12 @@ def _is_set(value: str | None) -> bool:
 
 _Maker = Callable[[Location, str, Mapping[str, str]], Any]
 
+# Arrow knows from the URL what they are; the paths within are not those of the URL.
+_BY_URI = ("abfs", "abfss", "hdfs", "viewfs")
 _MAKERS: dict[str, _Maker] = {
     "s3": _s3,
     "gs": _gs,
     "gcs": _gs,
-    "abfs": _by_uri,
-    "abfss": _by_uri,
-    "hdfs": _by_uri,
-    "viewfs": _by_uri,
     "hf": _hf,
     FILE_SCHEME: _local,
 }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from audioset._files import replacing
 from audioset._files import unwritable as unwritable_file
@@ -18,6 +18,9 @@ from audioset.errors import AudioSetError, OutputError
 from audioset.storage.filesystems import storage_of
 from audioset.storage.names import FILE_SCHEME, HTTP_SCHEMES, is_url, location
 from audioset.storage.troubles import of_error, retried, unwritable
+
+if TYPE_CHECKING:
+    from audioset.storage.arrow import ArrowStorage
 
 TEMPORARIES = "_tmp"
 """The folder within, of files that are being written; readers of data sets skip names that begin with `_`."""
@@ -184,13 +187,14 @@ class Folder:
             raise self._error(folder, error) from error
 
     def _path(self, name: str = "") -> str:
-        path = location(self.name).path
+        path = self._storage().inner(location(self.name).path)
         return f"{path}/{name}" if name else path
 
     def _filesystem(self) -> Any:
-        from audioset.storage.arrow import ArrowStorage
+        return self._storage().filesystem
 
-        return cast(ArrowStorage, storage_of(location(self.name))).filesystem
+    def _storage(self) -> ArrowStorage:
+        return cast("ArrowStorage", storage_of(location(self.name)))
 
     def _error(self, name: str, error: Exception) -> OutputError:
         if isinstance(error, OutputError):

@@ -70,17 +70,22 @@ def location(url: str) -> Location:
     OptionError
         It holds a password, which would end up in outputs and messages.
     """
-    found = _URL.fullmatch(url)
-    if found is None:
-        raise OptionError(f"{url}: is no URL; expected SCHEME://…, for example s3://bucket/key")
-    scheme, path = found[1].lower(), found[2]
-    host = path.partition("/")[0]
+    where = _parts(url)
+    host = where.path.partition("/")[0]
     if "@" in host and ":" in host.partition("@")[0]:
-        shown = f"{scheme}://…@{host.rpartition('@')[2]}"
+        shown = f"{where.scheme}://…@{host.rpartition('@')[2]}"
         raise OptionError(
             f"{shown}: holds a password, which outputs and messages would show; expected a URL without. "
             "Put it into ~/.netrc, or into what the storage's own tools read (AWS_SECRET_ACCESS_KEY, for one)"
         )
+    return where
+
+
+def _parts(url: str) -> Location:
+    found = _URL.fullmatch(url)
+    if found is None:
+        raise OptionError(f"{url}: is no URL; expected SCHEME://…, for example s3://bucket/key")
+    scheme, path = found[1].lower(), found[2]
     if scheme in HTTP_SCHEMES:
         return Location(scheme, path)
     before, mark, query = path.rpartition("?")
@@ -163,7 +168,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
 
 def _file_name(name: str) -> str:
     if is_url(name):
-        where = location(name)
+        where = _parts(name)
         path = where.path
         if where.scheme in HTTP_SCHEMES:
             path = path.partition("#")[0].partition("?")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from audioset.errors import AudioSetError
@@ -92,6 +93,5 @@ class RemoteFile(Seekable):
             self._blocks.popitem(last=False)
         if goes_on and self._length >= _AHEAD_BYTES and self._next < self._size:
             self._length = min(2 * self._length, LARGEST_BYTES)
-            first, length = self._next, self._length
-            self._coming = Promise(lambda: self._remote.read_at(first, length))
+            self._coming = Promise(partial(self._remote.read_at, self._next, self._length))
         return memoryview(block)[position - start :]
