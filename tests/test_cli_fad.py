@@ -186,6 +186,16 @@ def test_infinity_is_extrapolated(here: Path, rng: np.random.Generator) -> None:
     assert found["evaluated"][0]["infinity"]["distances"] == pytest.approx(expected.distances)
 
 
+def test_too_few_to_extrapolate_fail_alone(here: Path, rng: np.random.Generator) -> None:
+    for name, count in (("ref", 1000), ("few", 40), ("gen", 300)):
+        np.save(f"{name}.npy", rng.standard_normal((count, 16)))
+    result = run("ref.npy", "few.npy", "gen.npy", "--infinity", status=1)
+    _, few, gen = columns(result)
+    assert (few[0], few[2:4]) == ("few.npy", ["-", "-"])
+    assert float(gen[3]) > 0.5
+    assert "failed: few.npy: 40 examples of 16 values; expected 64 or more" in result.stderr
+
+
 def test_embedders_that_differ_are_refused_before_anything_is_embedded(here: Path) -> None:
     info = fad.embed_files(audioset.load("tiny", "untrained:0"), "ref", hop_s=0.5).source.info
     assert info is not None
@@ -255,6 +265,7 @@ def test_an_interruption_keeps_what_is_done(here: Path, monkeypatch: pytest.Monk
     assert columns(run("ref", "gen", *WEIGHTS))[1][0] == "gen"
 
 
+@pytest.mark.slow
 def test_real_sounds_are_nearer_to_their_own_kind(data_dir: Path) -> None:
     """Rain is nearer to rain than barking is, through a real network."""
     folder = data_dir / "esc10"

@@ -118,14 +118,16 @@ def test_what_float32_leaves_is_taken_as_zero_and_said() -> None:
     assert found == pytest.approx(1, abs=1e-7)
 
 
-@pytest.mark.parametrize(("count", "words"), [(159, "159 examples; "), (16, "16 examples, fewer than its 16 dim")])
+@pytest.mark.parametrize(
+    ("count", "words"), [(159, "159 examples; .*, or --infinity"), (16, "16 examples, fewer .*audio$")]
+)
 def test_few_examples_are_said(rng: np.random.Generator, count: int, words: str) -> None:
     enough = statistics_of(drawn(rng, 160, 16))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         frechet_distance(enough, enough)
     few = statistics_of(drawn(rng, count, 16))
-    with pytest.warns(SmallSampleWarning, match=f"{words}.*Expected 160 or more.*fad_infinity"):
+    with pytest.warns(SmallSampleWarning, match=words):
         frechet_distance(enough, few)
 
 

@@ -313,6 +313,8 @@ class _Found:
 
     def add(self, run: _Run, given: _Given, *, infinity: bool, seed: int, per_file: bool, min_examples: int) -> None:
         from audioset import fad
+        from audioset.errors import OptionError
+        from audioset.records import Failure
 
         source, statistics = None, given.statistics
         if statistics is None:
@@ -322,7 +324,10 @@ class _Found:
             warnings.simplefilter("ignore", fad.SmallSampleWarning)  # said in the end
             one = _Evaluated(statistics, fad.frechet_distance(self.reference, statistics))
         if source is not None and infinity:
-            one.infinity = fad.fad_infinity(self.reference, source, seed=seed)
+            try:
+                one.infinity = fad.fad_infinity(self.reference, source, seed=seed)
+            except OptionError as error:  # too few examples; what else was found of it, and of others, stands
+                run.failures.append(Failure(given.name, str(error)))
         if source is not None and per_file:
             one.per_file = fad.per_file(self.reference, source, min_examples=min_examples)
         self.evaluated.append(one)

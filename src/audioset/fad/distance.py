@@ -13,6 +13,7 @@ from audioset.fad.statistics import Float64Array, Statistics
 from audioset.records.info import JobInfo
 
 ENOUGH_PER_DIM = 10
+EXTRAPOLATED_PER_DIM = 4  # the fewest that `fad_infinity` takes
 # As shares of the largest eigenvalue: what rounding to float64 makes of zero, and more than rounding to float32 does.
 _ROUNDING = 1e-12
 _DAMAGE = 1e-6
@@ -139,9 +140,10 @@ def small_sample(statistics: Statistics) -> str | None:
     if count is None or count >= ENOUGH_PER_DIM * dim:
         return None
     rank = f", fewer than its {dim} dimensions need for a covariance of full rank" if count <= dim else ""
+    hint = ", or --infinity (fad_infinity) for what is evaluated" if count >= EXTRAPOLATED_PER_DIM * dim else ""
     return (
         f"{statistics.source}: {count:,} examples{rank}; the distance comes out too large. "
-        f"Expected {ENOUGH_PER_DIM * dim:,} or more: use more audio, or --infinity (fad_infinity) for what is evaluated"
+        f"Expected {ENOUGH_PER_DIM * dim:,} or more: use more audio{hint}"
     )
 
 

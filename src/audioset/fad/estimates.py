@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from audioset.errors import OptionError
-from audioset.fad.distance import Gaussian, check_comparable
+from audioset.fad.distance import EXTRAPOLATED_PER_DIM, Gaussian, check_comparable
 from audioset.fad.sources import BLOCK_ROWS, EmbeddingSource, as_source, in_blocks_of
 from audioset.fad.statistics import Moments, Statistics
 
 STEPS = 25
 MIN_EXAMPLES = 10
-_MOST_PER_DIM, _FEWEST_PER_DIM = 4, 2  # rows a dimension in the smallest sample: fewer do not lie on the line
+_FEWEST_PER_DIM = 2  # in the smallest sample: distances of fewer do not lie on the line
 
 Embeddings = EmbeddingSource | npt.NDArray[Any] | str | os.PathLike[str]
 
@@ -110,13 +110,13 @@ def fad_infinity(
         There are fewer than four examples a dimension, an option is out of range, or the embedders differ.
     """
     source = as_source(evaluated)
-    most = source.num_rows
-    if most < _MOST_PER_DIM * source.dim:
+    most, needed = source.num_rows, EXTRAPOLATED_PER_DIM * source.dim
+    if most < needed:
         raise OptionError(
-            f"{source.name}: {most:,} examples of {source.dim} values; expected {_MOST_PER_DIM * source.dim:,} or more "
-            "to extrapolate from. Use more audio, or the plain distance"
+            f"{source.name}: {most:,} examples of {source.dim} values; expected {needed:,} or more to extrapolate "
+            "from. Use more audio, or the plain distance"
         )
-    fewest = min(_MOST_PER_DIM * source.dim, most // 2) if min_count is None else min_count
+    fewest = min(needed, most // 2) if min_count is None else min_count
     if steps < 3:
         raise OptionError(f"steps: {steps} is out of range; expected 3 or more")
     if not _FEWEST_PER_DIM * source.dim <= fewest < most:
