@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
+import requests
+
 BUCKET = "bucket"
 
 
@@ -41,8 +43,7 @@ class WebServer:
         self.faults: dict[str, deque[Any]] = defaultdict(deque)
         self.has_ranges = True
         self.sent_bytes = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -51,6 +52,13 @@ class WebServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of connections that others have ended."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -171,6 +179,8 @@ class ObjectStore:
         counts.update(self._log.methods[before:])
 
     def close(self) -> None:
+        # What moto holds complains when the interpreter ends before it is dropped.
+        requests.post(f"{self.endpoint}/moto-api/reset", timeout=10)
         self._server.stop()
         logging.getLogger("werkzeug").removeHandler(self._log)
 

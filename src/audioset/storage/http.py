@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import quote
@@ -57,7 +58,9 @@ class HttpFile:
     def __init__(self, session: requests.Session, url: str, first_bytes: int) -> None:
         self._session, self._url = session, url
         self._copy: IO[bytes] | None = None
-        self._head, self._size, self._version = retried(lambda: self._begin(first_bytes))
+        self._lock = threading.Lock()
+        known = retried(lambda: self._begin(first_bytes))
+        self._head, self._size, self._version = known or (b"", self._copied(), None)
 
     @property
     def size(self) -> int:
@@ -70,8 +73,9 @@ class HttpFile:
         if stop <= len(self._head):
             return self._head[start:stop]
         if self._copy is not None:
-            self._copy.seek(start)
-            return self._copy.read(stop - start)
+            with self._lock:
+                self._copy.seek(start)
+                return self._copy.read(stop - start)
         return retried(lambda: self._range(start, stop))
 
     def close(self) -> None:
@@ -79,7 +83,8 @@ class HttpFile:
         if self._copy is not None:
             self._copy.close()
 
-    def _begin(self, first_bytes: int) -> tuple[bytes, int, str | None]:
+    def _begin(self, first_bytes: int) -> tuple[bytes, int, str | None] | None:
+        """The first bytes, the size and the version; None where the server knows no ranges, or not how much it sends."""
         try:
             with _request(self._session, self._url, "GET", 0, first_bytes) as answer:
                 if answer.status_code == 206:
@@ -93,14 +98,20 @@ class HttpFile:
                 if length is not None and length <= first_bytes:
                     return _body(answer, length), length, _version(answer)
         except Trouble as trouble:
-            if "416" in str(trouble):  # there is no first byte
+            if trouble.status == 416:  # there is no first byte
                 return b"", 0, None
             raise
-        # It knows no ranges, or not how much it sends.
-        self._copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the file
-        for piece in _stream(self._session, self._url):
-            self._copy.write(piece)
-        return b"", self._copy.tell(), None
+        return None
+
+    def _copied(self) -> int:
+        """Copy the file; return its size."""
+        with contextlib.ExitStack() as stack:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            for piece in _stream(self._session, self._url):
+                copy.write(piece)
+            stack.pop_all()
+        self._copy = copy
+        return copy.tell()
 
     def _range(self, start: int, stop: int) -> bytes:
         with _request(self._session, self._url, "GET", start, stop) as answer:

@@ -49,22 +49,25 @@ class Trouble(Exception):  # noqa: N818  (never reaches users: it becomes an Aud
         "missing", "folder" (not one object), "denied", "transient" (another try may help) or "other".
     wait_s : float
         For how long the server asks to be left alone.
+    status : int or None
+        The HTTP status, where that is what failed.
     """
 
-    def __init__(self, kind: Kind, said: str, wait_s: float = 0.0) -> None:
+    def __init__(self, kind: Kind, said: str, wait_s: float = 0.0, status: int | None = None) -> None:
         super().__init__(said)
         self.kind: Kind = kind
         self.wait_s = wait_s
+        self.status = status
 
 
 def of_status(status: int, reason: str, wait_s: float = 0.0) -> Trouble:
     """Return the trouble that an HTTP status stands for."""
     said = f"the server answers {status} {reason}".rstrip()
     if status in (404, 410):
-        return Trouble("missing", said)
+        return Trouble("missing", said, status=status)
     if status in (401, 403, 407):
-        return Trouble("denied", said)
-    return Trouble("transient" if status in _TRANSIENT_STATUS else "other", said, wait_s)
+        return Trouble("denied", said, status=status)
+    return Trouble("transient" if status in _TRANSIENT_STATUS else "other", said, wait_s, status)
 
 
 def of_error(error: Exception) -> Trouble:
