@@ -84,7 +84,7 @@ class HttpFile:
             self._copy.close()
 
     def _begin(self, first_bytes: int) -> tuple[bytes, int, str | None] | None:
-        """The first bytes, the size and the version; None where the server knows no ranges, or not how much it sends."""
+        """The first bytes, the size and the version; None where the server sends whole files, or not how much."""
         try:
             with _request(self._session, self._url, "GET", 0, first_bytes) as answer:
                 if answer.status_code == 206:
