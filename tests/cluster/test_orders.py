@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +119,17 @@ def test_error_of_a_process_is_raised_as_what_it_was() -> None:
 def test_address_of_no_cluster_is_refused(address: str) -> None:
     with pytest.raises(OptionError, match="is none of a Ray cluster; expected local, auto"):
         connect(address or " ")
+
+
+@pytest.mark.slow  # importing Ray takes two seconds
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://[::1]:{}", "127.0.0.1:99999"])
+def test_address_where_nothing_answers_is_named(address: str) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        where = address.format(taken.getsockname()[1])
+        with pytest.raises(OptionError, match=rf"no Ray cluster at {re.escape(where)} \(.*expected one that answers"):
+            connect(where)
 
 
 def test_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,6 +268,39 @@ def test_card_that_is_not_there_is_said(work: Work, monkeypatch: pytest.MonkeyPa
 
 
 @slow
+def test_processes_share_a_card_and_say_when_it_cannot_be_used(work: Work) -> None:
+    work.add(12)
+    work.here("here")
+    work.plan("there")
+    script = work.root / "cards.py"
+    # A cluster that says it has a card, on a machine without: scheduling is as with one, and using it fails.
+    script.write_text(
+        "import sys, ray\n"
+        "from audioset import jobs\n"
+        "from audioset.cluster import describe_on_ray, run_on_ray, running\n"
+        "from audioset.errors import OptionError\n"
+        "ray.init(address='local', num_cpus=2, num_gpus=1, log_to_driver=False)\n"
+        "recipe = jobs.Recipe('mini')\n"
+        "try:\n"
+        "    print(describe_on_ray(recipe, num_gpus=0.5))\n"
+        "except OptionError as error:\n"
+        "    print(error)\n"
+        "running.fitted = lambda recipe, *numbers: recipe\n"
+        "plan = jobs.Plan(jobs.from_names(sys.argv[2:]), jobs.read_output(sys.argv[1]))\n"
+        "run_on_ray(plan, recipe, num_cpus=1, num_gpus=0.5, concurrency=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, work.root / "there", *work.files], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if os.path.exists("/dev/nvidia0"):
+        assert "device='cuda" in done.stdout
+    else:
+        assert done.stdout.startswith("device: cuda")
+    assert work.digest("there") == work.digest("here")
+
+
+@slow
 @only_linux
 def test_task_that_kills_every_worker_ends_the_job(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     work.add(8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from audioset.embed import available_cores
 from audioset.errors import OptionError
 
 LOCAL: Final = "local"
-_ADDRESS: Final = re.compile(r"local|auto|ray://[^/\s]+:\d+|[^/\s:]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
+_ADDRESS: Final = re.compile(r"local|auto|(?:ray://)?(?:([^/\s:\[\]]+)|\[([0-9a-fA-F:]+)\]):(\d{1,5})")
+_ANSWERS_WITHIN_S: Final = 10.0
 _LOG_LEVEL: Final = "RAY_BACKEND_LOG_LEVEL"
 _started: list[str] = []  # addresses of the clusters that were started here
 
@@ -48,7 +50,8 @@ def connect(address: str | None = None) -> bool:
     """
     check_installed(f"address {address or LOCAL}", "ray")
     where = address or os.environ.get("RAY_ADDRESS") or LOCAL
-    if not _ADDRESS.fullmatch(where):
+    named = _ADDRESS.fullmatch(where)
+    if named is None:
         raise OptionError(
             f"address: {where!r} is none of a Ray cluster; expected local, auto, HOST:6379, or ray://HOST:10001"
         )
@@ -64,8 +67,10 @@ def connect(address: str | None = None) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _quietly():
         try:
+            if named[3]:
+                _reach(named[1] or named[2], int(named[3]))
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise OptionError(
                 f"address: no Ray cluster at {where} ({_first_line(error)}); expected one that answers, with this "
                 f"version of Ray ({ray.__version__}) and of Python. Check it with `ray status`"
@@ -73,6 +78,11 @@ def connect(address: str | None = None) -> bool:
     if local:
         _started.append(ray.get_runtime_context().gcs_address)
     return True
+
+
+def _reach(host: str, port: int) -> None:
+    """Raise OSError unless something answers there: Ray itself goes on asking for minutes."""
+    socket.create_connection((host, port), _ANSWERS_WITHIN_S).close()
 
 
 def is_here() -> bool:
