@@ -5,8 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -27,10 +27,13 @@ class Inputs:
     missing : tuple of (str, AudioError)
         What was asked for and stands for no file at all: a folder that holds no audio or cannot be read, a pattern
         without match.
+    sizes : dict of str to int
+        Bytes of files on object storage, as far as listing them told.
     """
 
     files: tuple[str, ...]
     missing: tuple[tuple[str, AudioError], ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 def expand(arguments: Iterable[str], *, lists: Iterable[str | os.PathLike[str]] = ()) -> Inputs:
@@ -58,16 +61,17 @@ def expand(arguments: Iterable[str], *, lists: Iterable[str | os.PathLike[str]] 
         raise OptionError("-: named more than once; standard input can be read only once")
     files: dict[str, None] = {}
     missing: list[tuple[str, AudioError]] = []
+    sizes: dict[str, int] = {}
     every = [*arguments, *(line for path in lists_of_files for line in _read_list(path))]
     for argument in every:
         locked: list[tuple[str, AudioError]] = []
-        found = dict.fromkeys(find(argument, locked))
+        found = dict.fromkeys(find(argument, locked, sizes=sizes))
         missing += locked
         if found or locked:
             files |= found
         else:
             missing.append((argument, _nothing(argument)))
-    return Inputs(tuple(files), tuple(missing))
+    return Inputs(tuple(files), tuple(missing), sizes)
 
 
 def standard_input() -> BinaryIO:
@@ -86,7 +90,13 @@ def standard_input() -> BinaryIO:
         return cast(BinaryIO, sys.stdin.buffer)
 
 
-def find(argument: str, locked: list[tuple[str, AudioError]], *, archives: bool = False) -> Iterator[str]:
+def find(
+    argument: str,
+    locked: list[tuple[str, AudioError]],
+    *,
+    archives: bool = False,
+    sizes: dict[str, int] | None = None,
+) -> Iterator[str]:
     """Yield the files that one argument of `expand` stands for.
 
     Parameters
@@ -97,11 +107,13 @@ def find(argument: str, locked: list[tuple[str, AudioError]], *, archives: bool 
         Whatever cannot be listed is added to it, with the reason.
     archives : bool
         Take the archives of folders too, and not only where there is nothing else.
+    sizes : dict, optional
+        Bytes of what object storage lists are added to it.
     """
     if argument == STDIN:
         yield argument
     elif is_url(argument):
-        yield from _find_remote(argument, locked)
+        yield from _find_remote(argument, locked, {} if sizes is None else sizes)
     elif os.path.isdir(argument):
         yield from _walk(argument, locked, archives)
     elif (member := split_member(argument)) is not None and os.path.lexists(member[0]):
@@ -114,7 +126,7 @@ def find(argument: str, locked: list[tuple[str, AudioError]], *, archives: bool 
         yield argument  # a file that is not there is reported, by name, when it is opened
 
 
-def _find_remote(url: str, locked: list[tuple[str, AudioError]]) -> Iterator[str]:
+def _find_remote(url: str, locked: list[tuple[str, AudioError]], sizes: dict[str, int]) -> Iterator[str]:
     from audioset.storage import list_audio, size_of
 
     where = location(url)
@@ -131,6 +143,8 @@ def _find_remote(url: str, locked: list[tuple[str, AudioError]]) -> Iterator[str
         found = False
         packed = []
         for entry in list_audio(url):
+            if entry.size is not None:
+                sizes[entry.name] = entry.size
             if pattern or not is_archive(entry.name):
                 found = True
                 yield entry.name

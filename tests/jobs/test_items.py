@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioset import storage
 from audioset.errors import OptionError
-from audioset.jobs import Item, from_entries, from_names, read_manifest
+from audioset.jobs import Item, from_names, read_manifest
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,7 @@ def test_sizes_of_local_files_are_looked_up(tmp_path: Path) -> None:
 
 
 def test_sizes_of_a_listing_are_taken() -> None:
-    items = from_entries([storage.Entry("s3://bucket/a.wav", 7), storage.Entry("s3://bucket/b.wav", None)])
+    items = from_names(["s3://bucket/a.wav", "s3://bucket/b.wav"], {"s3://bucket/a.wav": 7})
     np.testing.assert_array_equal(items.sizes, [7, np.nan])
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from audioset import storage
-from audioset.jobs import Item, Items, Task, TaskSize, divide, from_entries
+from audioset.jobs import Item, Items, Task, TaskSize, divide, from_names
 from audioset.jobs.tasks import TASK_BYTES, TASK_ITEMS, size_for, tasks_of
 
 
 def items_of(*sizes: int | None) -> Items:
-    return from_entries(storage.Entry(f"s3://bucket/{number}.wav", size) for number, size in enumerate(sizes))
+    names = [f"s3://bucket/{number}.wav" for number in range(len(sizes))]
+    return from_names(names, {name: size for name, size in zip(names, sizes, strict=True) if size is not None})
 
 
 def test_tasks_are_cut_by_bytes() -> None:

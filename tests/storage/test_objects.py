@@ -228,3 +228,7 @@ def test_what_killed_writers_left_is_swept(store: ObjectStore) -> None:
 def test_a_bucket_that_is_not_there_is_named(store: ObjectStore) -> None:
     with pytest.raises(OutputError, match=r"s3://nobody-has-it/out/a: does not exist .*Check the name of the bucket"):
         Folder.at("s3://nobody-has-it/out").write("a", b"1")
+
+
+def test_listing_tells_the_sizes_of_inputs(clips: str) -> None:
+    assert expand([f"{clips}/"]).sizes == {f"{clips}/{key}": 32_044 for key in ODD_KEYS}

@@ -170,7 +170,7 @@ def _items(inputs: Inputs, manifest: str | None, recipe: Recipe) -> Items:
     from audioset import jobs
 
     if manifest is None:
-        return jobs.from_names(inputs.files)
+        return jobs.from_names(inputs.files, inputs.sizes)
     if inputs.files or inputs.missing:
         raise OptionError("--manifest: names all that is embedded; expected no other inputs beside it")
     items = jobs.read_manifest(manifest)

@@ -8,7 +8,7 @@
 """
 
 from audioset.jobs.estimate import Estimate, estimate
-from audioset.jobs.items import Item, Items, from_entries, from_names, read_manifest
+from audioset.jobs.items import Item, Items, from_names, read_manifest
 from audioset.jobs.job import Plan, Recipe, Summary, alone, begin, describe, describe_model, finish, run_here
 from audioset.jobs.merge import merge
 from audioset.jobs.output import ItemFailure, Output, PartDone, State, is_output, open_output, read_output
@@ -36,7 +36,6 @@ __all__ = [
     "divide",
     "estimate",
     "finish",
-    "from_entries",
     "from_names",
     "is_output",
     "merge",

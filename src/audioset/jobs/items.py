@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +125,8 @@ class Items:
             )
 
 
-def from_names(names: Iterable[str]) -> Items:
-    """Return the items that these files are; sizes of local ones are looked up.
+def from_names(names: Iterable[str], sizes: Mapping[str, int] | None = None) -> Items:
+    """Return the items that these files are; sizes of local ones are looked up, those of others may be given.
 
     Raises
     ------
@@ -136,13 +136,8 @@ def from_names(names: Iterable[str]) -> Items:
     files = list(names)
     if STDIN in files:
         raise OptionError("-: standard input cannot be part of a job that is resumed; write it to a file first")
-    return _items(files, sizes=list(map(_local_size, files)))
-
-
-def from_entries(entries: Iterable[storage.Entry]) -> Items:
-    """Return the items that a listing holds."""
-    listed = list(entries)
-    return _items([entry.name for entry in listed], sizes=[entry.size for entry in listed])
+    known = {} if sizes is None else sizes
+    return _items(files, sizes=[known.get(name) or _local_size(name) for name in files])
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Items:
