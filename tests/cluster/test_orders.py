@@ -115,14 +115,19 @@ def test_error_of_a_process_is_raised_as_what_it_was() -> None:
         result_of({"name": None, "items": 0, "error": "OutputError", "said": "disk full"})
 
 
-@pytest.mark.parametrize("address", ["", "nowhere", "http://host:80", "ray://host"])
+@pytest.mark.parametrize("address", ["", "nowhere", "http://host:80", "host:"])
 def test_address_of_no_cluster_is_refused(address: str) -> None:
     with pytest.raises(OptionError, match="is none of a Ray cluster; expected local, auto"):
         connect(address or " ")
 
 
+def test_address_of_ray_client_is_refused_with_the_way_that_there_is() -> None:
+    with pytest.raises(OptionError, match=r"address: ray://host:10001 is Ray Client's.*`ray job submit`"):
+        connect("ray://host:10001")
+
+
 @pytest.mark.slow  # importing Ray takes two seconds
-@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://[::1]:{}", "127.0.0.1:99999"])
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "[::1]:{}", "127.0.0.1:99999"])
 def test_address_where_nothing_answers_is_named(address: str) -> None:
     pytest.importorskip("ray")
     with socket.socket() as taken:

@@ -12,7 +12,7 @@ import numpy as np
 from audioset import inputs as names
 from audioset.cluster.orders import Order, fitted
 from audioset.cluster.running import check_concurrency, dataset_of, described, run_on_ray, workers_of
-from audioset.cluster.session import connect, hushed
+from audioset.cluster.session import connect
 from audioset.cluster.workers import RowWorker
 from audioset.embed import EmbedOptions, Pool, Postprocess
 from audioset.errors import OptionError
@@ -70,7 +70,7 @@ def embed_dataset(
     hop_s, pad, start_s, duration_s, pool, postprocess
         See `EmbedOptions`.
     address : str, optional
-        "local", "auto", "HOST:6379" or "ray://HOST:10001"; by default the Ray that this process uses, or the cluster
+        "local", "auto" or "HOST:6379"; by default the Ray that this process uses, or the cluster
         that `RAY_ADDRESS` names, or one of this machine's cores. It stays connected.
     concurrency, num_cpus, num_gpus
         See `run_on_ray`.
@@ -121,8 +121,7 @@ def embed_dataset(
         raise OptionError("retry_failed: nothing is kept to try again; expected it with `out`")
     tasks = tasks_of(items, divide(items, size_for(items, workers)), np.ones(len(items), bool))
     order = Order(recipe, info, items.has_ids, str(Path.cwd()))
-    with hushed():
-        return dataset_of(tasks, RowWorker, order, {}, concurrency, num_cpus=num_cpus, num_gpus=num_gpus)
+    return dataset_of(tasks, RowWorker, order, {}, concurrency, num_cpus=num_cpus, num_gpus=num_gpus)
 
 
 def _items(inputs: Name | Iterable[Name] | Items) -> Items:
@@ -135,7 +134,7 @@ def _items(inputs: Name | Iterable[Name] | Items) -> Items:
         expanded = names.expand([os.fspath(name) for name in listed])
         if expanded.missing:
             raise OptionError(str(expanded.missing[0][1]))
-        found = from_names(expanded.files)
+        found = from_names(expanded.files, expanded.sizes)
     if not len(found):
         raise OptionError("inputs: none; expected recordings, archives of them, or a manifest with rows")
     return found

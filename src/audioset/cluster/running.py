@@ -42,7 +42,7 @@ def run_on_ray(
     recipe : Recipe
         The model, which each process loads once. Files of weights need be on this machine only.
     address : str
-        "local" for the cores of this machine; "auto", "HOST:6379" or "ray://HOST:10001" for a cluster. Where this
+        "local" for the cores of this machine; "auto" or "HOST:6379" for the cluster that it is part of. Where this
         process uses Ray already, that cluster is used.
     concurrency : int or (int, int), optional
         Processes: how many, or how many at least and at most; by default as many as there is room for.

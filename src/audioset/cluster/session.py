@@ -16,8 +16,9 @@ from audioset.embed import available_cores
 from audioset.errors import OptionError
 
 LOCAL: Final = "local"
-_ADDRESS: Final = re.compile(r"local|auto|(?:ray://)?(?:([^/\s:\[\]]+)|\[([0-9a-fA-F:]+)\]):(\d{1,5})")
+_ADDRESS: Final = re.compile(r"local|auto|(?:([^/\s:\[\]]+)|\[([0-9a-fA-F:]+)\]):(\d{1,5})")
 _ANSWERS_WITHIN_S: Final = 10.0
+_CLIENT: Final = "ray://"
 _LOG_LEVEL: Final = "RAY_BACKEND_LOG_LEVEL"
 _started: list[str] = []  # addresses of the clusters that were started here
 
@@ -51,10 +52,13 @@ def connect(address: str | None = None) -> bool:
     check_installed(f"address {address or LOCAL}", "ray")
     where = address or os.environ.get("RAY_ADDRESS") or LOCAL
     named = _ADDRESS.fullmatch(where)
-    if named is None:
+    if where.startswith(_CLIENT):
         raise OptionError(
-            f"address: {where!r} is none of a Ray cluster; expected local, auto, HOST:6379, or ray://HOST:10001"
+            f"address: {where} is Ray Client's, and Ray Data does not run through it; expected the command to run on a "
+            "machine of the cluster, with auto or HOST:6379. Send it there with `ray job submit`"
         )
+    if named is None:
+        raise OptionError(f"address: {where!r} is none of a Ray cluster; expected local, auto, or HOST:6379")
     import ray
 
     if ray.is_initialized():
@@ -73,7 +77,8 @@ def connect(address: str | None = None) -> bool:
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise OptionError(
                 f"address: no Ray cluster at {where} ({_first_line(error)}); expected one that answers, with this "
-                f"version of Ray ({ray.__version__}) and of Python. Check it with `ray status`"
+                f"version of Ray ({ray.__version__}) and of Python, and with RAY_AUTH_TOKEN as it was started. Check it "
+                "with `ray status`"
             ) from error
     if local:
         _started.append(ray.get_runtime_context().gcs_address)

@@ -54,8 +54,6 @@ class PartWorker(_Worker):
             super().__init__(order, shipped, output)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        import pyarrow as pa
-
         if self.refusal is not None:
             yield _report(error=self.refusal)
             return
@@ -63,7 +61,7 @@ class PartWorker(_Worker):
             with _without_advice():
                 for part in run_tasks(self.model, from_table(table), self.order.recipe.options, self.output):
                     yield _report(part)
-        except (AudioSetError, pa.ArrowException) as error:
+        except AudioSetError as error:
             yield _report(error=error)
 
 
@@ -128,11 +126,11 @@ def result_of(row: dict[str, Any]) -> tuple[PartDone, int]:
         What the worker met, as the error that it was.
     """
     if row["error"] is not None:
-        raise getattr(errors, row["error"])(row["said"])
+        raise getattr(errors, row["error"], AudioSetError)(row["said"])
     return PartDone.from_json(row["said"].encode(), row["name"], 0), row["items"]
 
 
-def _report(part: PartDone | None = None, error: Exception | None = None) -> pa.Table:
+def _report(part: PartDone | None = None, error: AudioSetError | None = None) -> pa.Table:
     import pyarrow as pa
 
     row: dict[str, Any] = {"name": None, "items": 0, "error": None, "said": None}
