@@ -105,6 +105,16 @@ def test_times_end_where_rows_do_not_follow_one_another(tmp_path: Path, hop_s: f
     assert [(hit.file, hit.start_s, hit.end_s) for hit in hits] == expected
 
 
+def test_a_part_from_earlier_in_a_recording_is_a_time_of_its_own(tmp_path: Path) -> None:
+    with JobWriter(tmp_path / "e.parquet", INFO, format="parquet") as writer:
+        start = np.array([60, 60.96, 0, 0.96])  # two parts of one recording, the later one first
+        writer.append("a.wav", start, start + 0.96, np.ones((4, DIM), np.float32), last=True)
+        writer.finish()
+    build(tmp_path / "e.parquet", tmp_path / "e.index", metric="cosine")
+    hits = load(tmp_path / "e.index").search(np.ones(DIM, np.float32))
+    assert [(hit.start_s, hit.end_s) for hit in hits] == [(60, 61.92), (0, 1.92)]
+
+
 def test_the_best_of_each_file(small: tuple[SoundIndex, EmbeddingTable]) -> None:
     index, table = small
     similarities = cosines(table, table.values[5])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,15 @@ class Graph:
     def add(self, units: npt.NDArray[np.float32], threads: int) -> None:
         """Add vectors; the first is numbered as many as there are already."""
         first = len(self._index)
-        self._index.add(np.arange(first, first + len(units), dtype=np.uint64), units, threads=threads)
+        with _interruptible():
+            self._index.add(np.arange(first, first + len(units), dtype=np.uint64), units, threads=threads)
 
     def search(
         self, unit: npt.NDArray[np.float32], count: int, *, exact: bool
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Row numbers and cosines of the vectors nearest to one, best first."""
-        found = self._index.search(unit, count, exact=exact, threads=1)
+        with _interruptible():
+            found = self._index.search(unit, count, exact=exact, threads=1)
         return found.keys.astype(np.int64), 1 - np.asarray(found.distances, np.float32)
 
     def vectors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -65,6 +69,17 @@ class Graph:
         if len(graph) != opened.about.rows or graph._index.ndim != opened.about.job.embedding_dim:
             raise _unreadable(path, opened, f"{len(graph):,} vectors of {graph._index.ndim}")
         return graph
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be what it is everywhere: USearch stops for it, and says so by an error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "terminated" not in str(error):
+            raise
+        raise KeyboardInterrupt from error
 
 
 def version() -> str:

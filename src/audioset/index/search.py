@@ -334,7 +334,7 @@ class SoundIndex:
         return range(begin - before, end + after + 1)
 
     def _follows(self, earlier: int, later: int) -> bool:
-        return bool(self._start_s[later] <= self._end_s[earlier] + self._gap_s)
+        return bool(self._start_s[earlier] <= self._start_s[later] <= self._end_s[earlier] + self._gap_s)
 
     def _hit(self, row: int, similarity: float, file: int, begin: int, end: int) -> Hit:
         return Hit(
