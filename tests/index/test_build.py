@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib.util
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.index._embeddings import DIM, INFO, clips, table_of, write
+from tests.index._embeddings import DIM, INFO, clips, table_of, write, write_job
 
 from audioset.errors import MissingExtraError, OptionError, OutputError, RecordError
-from audioset.index import build, load
+from audioset.index import build, load, query_in
+from audioset.index._graph import Graph
 from audioset.records import JobInfo
 
 
@@ -41,6 +44,57 @@ def test_several_files_are_one_index(tmp_path: Path) -> None:
     parts = [write(tmp_path / "1.npz", first), write(tmp_path / "2.parquet", second)]
     build(parts, tmp_path / "parts.index", threads=1)
     assert (tmp_path / "both.index").read_bytes() == (tmp_path / "parts.index").read_bytes()
+
+
+def test_a_folder_of_parts_is_as_one_file(tmp_path: Path) -> None:
+    files = clips([30, 5, 40, 2])
+    names = list(files)
+    long = files[names[2]]  # its rows go over from one part to the next
+    tasks = [
+        {names[0]: files[names[0]], names[1]: files[names[1]], names[2]: long[:15]},
+        {names[2]: long[15:], names[3]: files[names[3]]},
+    ]
+    build(write(tmp_path / "e.parquet", files), tmp_path / "file.index", threads=1)
+    seen: list[tuple[int, int]] = []
+    done = build(
+        write_job(tmp_path / "parts", tasks),
+        tmp_path / "parts.index",
+        threads=1,
+        progress=lambda *at: seen.append(at),
+    )
+    assert (done.files, done.rows, done.files_already_there, seen[-1]) == (4, 77, 0, (154, 154))
+    assert (tmp_path / "file.index").read_bytes() == (tmp_path / "parts.index").read_bytes()
+    index = load(tmp_path / "parts.index")
+    assert len(query_in(index, tmp_path / "parts", names[2])) == 40
+
+
+def test_a_folder_that_is_not_a_whole_job_is_refused(tmp_path: Path) -> None:
+    folder = write_job(tmp_path / "parts", [clips([3]), clips([4], first=1)])
+    other = write(tmp_path / "other.parquet", clips([4], first=1), replace(INFO, hop_s=0.5))
+    manifest = folder / "_manifest.json"
+    second = folder / "part-000001.parquet"
+    second.unlink()
+    with pytest.raises(RecordError, match=r"part-000001.parquet: cannot be opened"):
+        build(folder, tmp_path / "e.index")
+    second.write_bytes(other.read_bytes())
+    with pytest.raises(RecordError, match=r"part-000001.parquet: none of the parts that .*_manifest.json lists"):
+        build(folder, tmp_path / "e.index")
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"part-000001.parquet"', '"../other.parquet"'))
+    with pytest.raises(RecordError, match=r"_manifest.json: lists '../other.parquet'; expected names of parts"):
+        build(folder, tmp_path / "e.index")
+    manifest.write_text(text.replace('"parts"', '"pieces"'))
+    with pytest.raises(RecordError, match=r"_manifest.json: damaged \(KeyError"):
+        build(folder, tmp_path / "e.index")
+    manifest.unlink()
+    with pytest.raises(RecordError, match=r"parts: a folder without _manifest.json; expected .*Run it to its end"):
+        build(folder, tmp_path / "e.index")
+    assert not (tmp_path / "e.index").exists()
+
+
+def test_weights_are_known_by_their_bytes_not_by_their_name(source: Path, tmp_path: Path) -> None:
+    renamed = write(tmp_path / "2.parquet", clips([2], first=9), replace(INFO, weights_name="mine.safetensors"))
+    assert build([source, renamed], tmp_path / "e.index").files == 4
 
 
 def test_one_thread_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
@@ -142,6 +196,21 @@ def test_an_index_that_exists_is_kept_unless_asked(source: Path, tmp_path: Path)
     with pytest.raises(OutputError, match=r"e.index: exists already.*--add"):
         build(source, tmp_path / "e.index")
     assert build(source, tmp_path / "e.index", overwrite=True).rows == 8
+    with pytest.raises(OutputError, match=r"is a folder; expected the name of a file"):
+        build(source, tmp_path, overwrite=True)
+
+
+def test_where_nothing_can_be_written_is_found_before_anything_is_read(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(place: int, total: int) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # whoever runs this may write everywhere
+    with pytest.raises(OutputError, match=r"e.index: nothing can be written to .*; expected a writable folder"):
+        build(source, tmp_path / "new" / "e.index", progress=read)
+    with pytest.raises(OutputError, match=r"e.parquet/e.index: nothing can be written to .*e.parquet"):
+        build(source, source / "e.index", progress=read)
 
 
 def test_nothing_is_left_of_a_build_that_ends_early(source: Path, tmp_path: Path) -> None:
@@ -151,6 +220,18 @@ def test_nothing_is_left_of_a_build_that_ends_early(source: Path, tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         build(source, tmp_path / "e.index", progress=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["e.parquet"]
+
+
+def test_ctrl_c_while_usearch_works_is_an_interruption() -> None:
+    """USearch looks for signals itself, and makes an error of its own of them."""
+    vectors = np.random.default_rng(0).standard_normal((60_000, DIM)).astype(np.float32)
+    graph = Graph(DIM)
+    timer = threading.Timer(0.05, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        graph.add(vectors, threads=1)
+    timer.join()
+    assert len(graph) < len(vectors)
 
 
 def test_progress_counts_rows_of_both_passes(source: Path, tmp_path: Path) -> None:

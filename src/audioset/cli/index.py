@@ -68,7 +68,8 @@ class ByChoice(str, Enum):
 @app.command()
 def build(
     paths: Annotated[
-        list[Path], typer.Argument(help="Parquet or NPZ files that `audioset embed` wrote, all by the same model.")
+        list[Path],
+        typer.Argument(help="Parquet or NPZ files that `audioset embed` wrote, or folders, all by the same model."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The index to write.")] = DEFAULT_OUT,
     pool: Annotated[
@@ -102,6 +103,8 @@ def build(
       audioset index build 2023.parquet 2024.parquet -o all.index
 
       audioset index build 2025.parquet -o all.index --add
+
+      audioset index build parts/ -o parts.index
 
       audioset index build songs.parquet -o songs.index --pool mean
     """

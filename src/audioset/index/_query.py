@@ -118,7 +118,7 @@ def query_in(
     index : SoundIndex
         The index.
     path : path
-        Parquet or NPZ that `audioset embed` wrote, with the index's model.
+        Parquet or NPZ that `audioset embed` wrote, or a folder of parts, with the index's model.
     file : str, optional
         Which of its recordings; may be left out where there is one.
     start_s, duration_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from audioset.errors import RecordError
+from audioset.jobs.output import MANIFEST_NAME
 from audioset.postprocess import dequantize
 from audioset.records import parts
-from audioset.records.info import JobInfo
+from audioset.records.info import JobInfo, job_from, load_json
 from audioset.records.table import EmbeddingTable, read_embeddings, read_metadata
 
 _PARQUET_MAGIC = b"PAR1"
@@ -44,8 +46,10 @@ class Rows:
 
 
 def is_embeddings(path: Path) -> bool:
-    """Return whether a file begins as Parquet or NPZ does."""
+    """Return whether a file begins as Parquet or NPZ does; a folder can be nothing else."""
     try:
+        if path.is_dir():
+            return True
         with path.open("rb") as stream:
             return stream.read(4) in _MAGICS
     except OSError:
@@ -53,7 +57,10 @@ def is_embeddings(path: Path) -> bool:
 
 
 def about(path: Path) -> tuple[JobInfo, int]:
-    """The job that made an embeddings file, and its number of rows; `RecordError` for any other file."""
+    """The job that made an embeddings file or a folder of parts, and its number of rows; `RecordError` for others."""
+    if path.is_dir():
+        job, counts = _manifest(path)
+        return job, sum(counts.values())
     if not _is_parquet(path):
         table = read_embeddings(path)
         return table.info, len(table.values)
@@ -62,13 +69,16 @@ def about(path: Path) -> tuple[JobInfo, int]:
 
 
 def read_rows(path: Path) -> Iterator[Rows]:
-    """The rows of an embeddings file, some thousands at a time; an NPZ is held whole.
+    """The rows of an embeddings file or a folder of parts, some thousands at a time; an NPZ is held whole.
 
     Raises
     ------
     RecordError
-        The file cannot be read, or is damaged.
+        The file cannot be read, or is damaged; of a folder, the job is not complete or a part is not its own.
     """
+    if path.is_dir():
+        yield from _of_parts(path)
+        return
     if not _is_parquet(path):
         yield from _of_table(read_embeddings(path))
         return
@@ -108,6 +118,41 @@ def _of_table(table: EmbeddingTable) -> Iterator[Rows]:
         rows = slice(first, first + parts.BATCH_ROWS)
         names, counts = runs(table.file[rows])
         yield Rows(names, counts, table.start_s[rows], table.end_s[rows], plain(table.values[rows]))
+
+
+def _of_parts(folder: Path) -> Iterator[Rows]:
+    """The rows of all parts of a job, in the order of its items."""
+    job, counts = _manifest(folder)
+    for name, count in sorted(counts.items()):
+        part = folder / name
+        own, rows = about(part)
+        if rows != count or own.differences(job):
+            raise RecordError(
+                f"{part}: none of the parts that {folder / MANIFEST_NAME} lists (it has {rows:,} rows); expected "
+                f"{count:,} of the same job. Run the job again"
+            )
+        yield from read_rows(part)
+
+
+def _manifest(folder: Path) -> tuple[JobInfo, dict[str, int]]:
+    """What a complete job says of itself: how it embeds, and the rows of each part."""
+    path = folder / MANIFEST_NAME
+    try:
+        found = load_json(path.read_bytes(), path)
+        counts = {str(part["name"]): int(part["rows"]) for part in found["parts"]}
+        job = job_from(found["job"], path)
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"{folder}: a folder without {MANIFEST_NAME}; expected an embeddings file, or the folder of a job that "
+            "`audioset embed -o FOLDER/` has completed. Run it to its end, or name the parts that are there"
+        ) from error
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be opened ({error.strerror}); expected to be allowed to read it") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{path}: damaged ({error!r}); expected it as it was written. Run the job again") from error
+    if strange := [name for name in counts if not fnmatch(name, "part-*.parquet") or Path(name).name != name]:
+        raise RecordError(f"{path}: lists {strange[0]!r}; expected names of parts. Run the job again")
+    return job, counts
 
 
 def _is_parquet(path: Path) -> bool:

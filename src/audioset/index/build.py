@@ -82,8 +82,9 @@ def build(
     Parameters
     ----------
     paths : path or sequence of paths
-        Parquet or NPZ files that `audioset embed` wrote, all by the same model with the same options. A file that
-        was in one before is left out of those behind it.
+        Parquet or NPZ files that `audioset embed` wrote, or folders of parts, all by the same model with the same
+        options. A file that was in one before is left out of those behind it. Parts of one recording must follow one
+        another: what comes of it behind other recordings is left out, too.
     out : path
         The index to write.
     pool : {"none", "mean"}, optional
@@ -118,8 +119,7 @@ def build(
     _check_choice("metric", metric, Metric)
     if not sources:
         raise OptionError("paths: none; expected embeddings files that `audioset embed` wrote")
-    if target.exists() and not (add or overwrite):
-        raise OutputError(f"{target}: exists already; expected a new name. Add to it (--add), or ask to overwrite it")
+    _check_target(target, may_exist=add or overwrite)
     job, total = _one_job(sources)
     if add:
         tables, graph = _held(target, job, sources[0], pool, metric)
@@ -333,6 +333,8 @@ def _one_job(sources: Sequence[Path]) -> tuple[JobInfo, int]:
 
 
 def _check_same(first: JobInfo, job: JobInfo, named: Path, source: Path) -> None:
+    if job.weights_sha256 == first.weights_sha256:
+        job = replace(job, weights_name=first.weights_name)  # the same bytes, whatever their file is called
     found = first.differences(job)
     if found:
         raise RecordError(
@@ -364,6 +366,17 @@ def _held(target: Path, job: JobInfo, source: Path, pool: str | None, metric: st
         norms=[arrays["norm"].copy()],
     )
     return tables, Graph.of_file(opened, target, in_memory=True)
+
+
+def _check_target(target: Path, *, may_exist: bool) -> None:
+    """Find before a long build what would be wrong with its output at the end."""
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder; expected the name of a file to write. Name a file in it")
+    if target.exists() and not may_exist:
+        raise OutputError(f"{target}: exists already; expected a new name. Add to it (--add), or ask to overwrite it")
+    place = next((folder for folder in target.absolute().parents if folder.exists()), Path())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise OutputError(f"{target}: nothing can be written to {place}; expected a writable folder. Choose another")
 
 
 def _check_choice(name: str, value: object, known: object) -> None:
