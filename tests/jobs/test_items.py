@@ -68,7 +68,12 @@ def test_parquet_manifest(tmp_path: Path) -> None:
         ("path,start_s,end_s\na.wav,0,1\nb.wav,5,5\n", r"row 2 \(b.wav\): end_s 5.0 is not after start_s 5.0"),
         ("path,start_s\na.wav,-1\n", r"row 1 \(a.wav\): start_s -1.0"),
         ("path,id\na.wav,x\nb.wav,\n", r"row 2 \(b.wav\): no id"),
+        ("path,id\nNA,x\n,y\n", r"row 2 \(\): no path"),
         ("path,end_s\na.tar,4\n", "a part of a.tar, which is an archive"),
+        ("path,id\na.tar,x\na.tar,y\n", r"row 2 \(a.tar\): this archive comes twice"),
+        ("path,size\na.wav,much\n", "column size: .*expected double"),
+        ("path,path\na.wav,b.wav\n", "2 columns are called path"),
+        ("path;id\na.wav;x\n", "no column called path; found path;id. .* with commas"),
         ("path\na.wav\na.wav\nb.wav\n", "a.wav: 2 items are called that"),
         ("path,id\na.wav,x\nb.wav,x\n", "x: 2 items are called that"),
     ],
@@ -78,6 +83,22 @@ def test_bad_manifest_is_refused_by_row(tmp_path: Path, text: str, match: str) -
     path.write_text(text)
     with pytest.raises(OptionError, match=match):
         read_manifest(path)
+
+
+def test_names_that_look_like_numbers_or_nothing_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "songs.csv"
+    path.write_bytes("\ufeffpath,id,size\r\n1.50,NA,3\r\nNA,007,\r\nnull,nan,-1\r\n".encode())
+    items = read_manifest(path)
+    assert list(items) == [Item("1.50", id="NA"), Item("NA", id="007"), Item("null", id="nan")]
+    np.testing.assert_array_equal(items.sizes, [3, np.nan, np.nan])
+
+
+def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "songs.csv"
+    for encoding in ("utf-16", "latin-1"):
+        path.write_text("path\ncaf\xe9.wav\n", encoding=encoding)
+        with pytest.raises(OptionError, match=r"this manifest cannot be read .* CSV in UTF-8"):
+            read_manifest(path)
 
 
 def test_missing_manifest_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audioset import storage
-from audioset.errors import OptionError
+from audioset.errors import AudioError, OptionError
 from audioset.inputs import STDIN
 from audioset.records.info import storable
 
@@ -159,35 +159,37 @@ def read_manifest(path: str | os.PathLike[str]) -> Items:
 
     name = os.fspath(path)
     table = _read_table(name)
-    found = {
-        ours: next((known for known in theirs if known in table.column_names), None)
-        for ours, theirs in _COLUMNS.items()
-    }
+    names = table.column_names
+    found = {ours: next((known for known in theirs if known in names), None) for ours, theirs in _COLUMNS.items()}
+    if twice := [column for column in found.values() if names.count(column) > 1]:
+        raise OptionError(f"{name}: {names.count(twice[0])} columns are called {twice[0]}; expected one of each name")
     if found["file"] is None:
         raise OptionError(
-            f"{name}: no column called path; found {', '.join(table.column_names) or 'none'}. Expected a table with "
-            "the column path, and where wanted start_s, end_s, id and size"
+            f"{name}: no column called path; found {', '.join(names) or 'none'}. Expected a table, as CSV "
+            "with commas, with the column path, and where wanted start_s, end_s, id and size"
         )
     columns: dict[str, list[Any]] = {}
-    for ours, kind in (("file", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64()), ("id", pa.string())):
+    kinds = {"file": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "id": pa.string()}
+    for ours, kind in (kinds | {"size": pa.float64()}).items():
         theirs = found[ours]
         try:
             columns[ours] = [None] * len(table) if theirs is None else table.column(theirs).cast(kind).to_pylist()
         except pa.ArrowException as error:
             raise OptionError(f"{name}: column {theirs}: {error}; expected {kind} in every row") from error
+    sizes = [None if size is None or not 0 <= size < 2**63 else int(size) for size in columns.pop("size")]
     plain = found["start_s"] is None and found["end_s"] is None and found["id"] is None and all(columns["file"])
     if not plain:  # of which there may be millions
         _check_rows(name, columns, with_ids=found["id"] is not None)
-    if found["size"] is not None:
-        sizes = table.column(found["size"]).to_pylist()
-    else:
+    if found["size"] is None:
         sizes = list(map(_local_size, columns["file"]))
     return _items(columns["file"], columns["start_s"], columns["end_s"], columns["id"], sizes)
 
 
 def _check_rows(name: str, columns: dict[str, list[Any]], *, with_ids: bool) -> None:
+    archives: set[str] = set()
     for number, (file, start_s, end_s, key) in enumerate(zip(*columns.values(), strict=True), 1):
         window = [bound for bound in (start_s, end_s) if bound is not None]
+        is_archive = file is not None and storage.is_archive(file)
         if not file:
             problem = "no path"
         elif with_ids and not key:
@@ -196,9 +198,13 @@ def _check_rows(name: str, columns: dict[str, list[Any]], *, with_ids: bool) -> 
             problem = f"start_s {start_s}, end_s {end_s}; expected seconds, 0 or more"
         elif end_s is not None and end_s <= (start_s or 0.0):
             problem = f"end_s {end_s} is not after start_s {start_s or 0.0}"
-        elif window and storage.is_archive(file):
+        elif window and is_archive:
             problem = f"a part of {file}, which is an archive; expected a recording, or no start_s and end_s"
+        elif is_archive and file in archives:
+            problem = "this archive comes twice; its rows are called what its members are. Expected it once"
         else:
+            if is_archive:
+                archives.add(file)
             continue
         raise OptionError(f"{name}: row {number:,} ({file}): {problem}")
 
@@ -216,12 +222,16 @@ def _read_table(name: str) -> pa.Table:
                 known = [column for columns in _COLUMNS.values() for column in columns]
                 file = pa.parquet.ParquetFile(stream)
                 return file.read([column for column in file.schema_arrow.names if column in known])
+            # As text also where it looks like numbers; and a song may well be called NA, or null.
             text = {column: pa.string() for column in ("path", "file", "url", "id")}
-            convert = pa.csv.ConvertOptions(column_types=text, strings_can_be_null=True)
-            return pa.csv.read_csv(stream, convert_options=convert)
-    except (OSError, pa.ArrowException) as error:
+            convert = pa.csv.ConvertOptions(column_types=text, strings_can_be_null=False)
+            table = pa.csv.read_csv(stream, convert_options=convert)
+            "".join(table.column_names)  # raises where they are no UTF-8
+            return table
+    except (OSError, UnicodeError, AudioError, pa.ArrowException) as error:
         raise OptionError(
-            f"{name}: this manifest cannot be read ({error}); expected Parquet, or CSV with a header that names path"
+            f"{name}: this manifest cannot be read ({error}); expected Parquet, or CSV in UTF-8 with a header that "
+            "names path"
         ) from error
 
 

@@ -36,4 +36,6 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"audioset.storage.{_LAZY[name]}"), name)
+    found = getattr(importlib.import_module(f"audioset.storage.{_LAZY[name]}"), name)
+    globals()[name] = found  # asked for once for each of millions of names
+    return found
