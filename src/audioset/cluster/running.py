@@ -123,7 +123,7 @@ def dataset_of(
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
         return blocks.map_batches(
             worker,
-            batch_size=None,
+            batch_size=1,  # a number where there are cards; blocks have one row anyway
             batch_format="pyarrow",
             compute=_pool(concurrency, len(tables), num_cpus, num_gpus),
             num_cpus=num_cpus,

@@ -77,7 +77,7 @@ def connect(address: str | None = None) -> bool:
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise OptionError(
                 f"address: no Ray cluster at {where} ({_first_line(error)}); expected one that answers, with this "
-                f"version of Ray ({ray.__version__}) and of Python, and with RAY_AUTH_TOKEN as it was started. Check it "
+                f"version of Ray ({ray.__version__}) and of Python, and with RAY_AUTH_TOKEN as it was begun. Check it "
                 "with `ray status`"
             ) from error
     if local:
