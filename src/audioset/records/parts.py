@@ -193,10 +193,13 @@ def parquet_writer(stream: IO[bytes], schema: pa.Schema, info: JobInfo) -> pq.Pa
 
 
 def parquet_file(path: Path) -> pq.ParquetFile:
-    """A Parquet file opened for reading, its page checksums verified."""
+    """A Parquet file opened for reading, its page checksums verified.
+
+    Nothing is read ahead: Arrow would hold all of a file whose batches are asked for one after another.
+    """
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path, page_checksum_verification=True)
+    return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
 
 
 def row_group_rows(info: JobInfo) -> int:
