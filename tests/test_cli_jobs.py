@@ -161,3 +161,31 @@ def test_the_slurm_script_is_understood(folder: Path, tmp_path: Path) -> None:
         run(*note.read_text().splitlines(), "-w", "untrained:0")
     about = json.loads(run("jobs", "status", tmp_path / "out", "--json").stdout)
     assert (about["files"], about["complete"]) == (6, True)
+
+
+def test_graphics_processors_are_asked_for_on_ray_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine that gives the orders need not have one."""
+    pytest.importorskip("ray")
+    from audioset import cluster, jobs
+    from audioset.cli import embed as command
+
+    asked: dict[str, object] = {}
+
+    def describe(recipe: jobs.Recipe, **where: object) -> object:
+        asked.update(where)
+        return jobs.describe_model(recipe.load(), recipe.options)
+
+    def run_there(plan: jobs.Plan, recipe: jobs.Recipe, **where: object) -> jobs.Summary:
+        assert where.pop("on_progress", None) is None  # no terminal here
+        assert asked == {key: where[key] for key in asked}
+        assert where["concurrency"] == 3
+        return jobs.run_here(plan, recipe.load(), recipe.options)
+
+    monkeypatch.setattr(cluster, "describe_on_ray", describe)
+    monkeypatch.setattr(cluster, "run_on_ray", run_there)
+    monkeypatch.setattr(command, "_prepared", lambda recipe: pytest.fail("the model was loaded here"))
+    embed(folder, "-o", f"{tmp_path}/out/", "--ray", "auto", "--num-gpus", "0.5", "--concurrency", "3")
+    assert asked == {"address": "auto", "num_cpus": 1.0, "num_gpus": 0.5}
+    assert num_rows(tmp_path / "out") > 6

@@ -38,7 +38,7 @@ PAGES = [
     *sorted(path for folder in ("docs", "recipes") for path in (ROOT / folder).rglob("*.md")),
 ]
 SHELLS = ("bash", "sh", "console")
-LANGUAGES = {"python", *SHELLS, "js", "yaml", "json", "text"}
+LANGUAGES = {"python", *SHELLS, "js", "yaml", "json", "dockerfile", "text"}
 BLOCK = re.compile(
     r"^(?P<skip><!-- not run: [^\n]+ -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,20 +138,30 @@ def embed_to_folder(
         raise typer.Exit(1)
     workers = options.concurrency or (shard[1] if options.ray is None else os.cpu_count() or 1)
     if dry_run:
+        if options.ray is not None:
+            recipe = replace(recipe, threads=max(1, int(options.num_cpus)))  # as each of its workers
         _dry_run(items, inputs, recipe, prepare, workers if options.ray else shard[1], as_json=as_json)
         return
-    model = prepare(recipe)
-    info = jobs.describe_model(model, recipe.options)
     with interrupted_says("interrupted; finished parts are kept: the same command goes on"):
+        model: Model | None = None
+        if options.ray is not None and options.num_gpus:
+            from audioset.cluster import describe_on_ray
+
+            # This machine may have no such processor: one that has says what it would do.
+            info = describe_on_ray(recipe, address=options.ray, num_cpus=options.num_cpus, num_gpus=options.num_gpus)
+        else:
+            model = prepare(recipe)
+            info = jobs.describe_model(model, recipe.options)
         output = jobs.begin(items, folder, info, workers=workers, overwrite=overwrite)
         plan = jobs.Plan(items, output, retry_failed=options.retry_failed)
         with _bar(plan.left(shard)) as show:
             if options.ray is None:
+                assert model is not None  # noqa: S101 - only Ray does without
                 summary = jobs.run_here(plan, model, recipe.options, shard=shard, on_progress=show)
             else:
                 from audioset.cluster import run_on_ray
 
-                del model  # workers have their own
+                model = None  # workers have their own
                 summary = run_on_ray(
                     plan,
                     recipe,
