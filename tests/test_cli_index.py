@@ -14,9 +14,13 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from audioset import index as library
+from audioset import weights
+from audioset.classes import ClassList
 from audioset.cli import app
 from audioset.cli import index as command
 from audioset.errors import AudioSetError, OptionError, OutputError
+from audioset.hub import download
+from audioset.models import own
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning"),
@@ -169,6 +173,28 @@ def test_defaults_are_the_library_s() -> None:
     assert library.search.DEFAULT_COUNT == command.TOP
     assert command.ByChoice.range.value == library.search.DEFAULT_BY
     assert [choice.value for choice in command.ByChoice] == ["range", "row", "file"]
+
+
+def test_a_model_of_ones_own_is_found_by_its_file_or_its_name_on_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = dict(weights.load("tiny", "untrained:0").tensors)
+    tensors |= {"head/weights": np.zeros((16, 1), np.float32), "head/biases": np.zeros(1, np.float32)}
+    own.save(own.OwnModel("tiny", ClassList(("a",), ("a",)), "softmax"), tensors, folder / "mine.safetensors")
+    run("embed", "-m", "mine.safetensors", "sounds", "-o", "mine.parquet")
+    run("index", "build", "mine.parquet", "-o", "mine.index")
+    search = ("sounds/tone0.wav", "--json", "-k", 1)
+    with pytest.raises(OptionError, match=r"of mine with weights from mine.safetensors .*Name it \(--weights\)"):
+        run("index", "search", "mine.index", *search)
+    found = json.loads(run("index", "search", "mine.index", *search, "-w", "mine.safetensors").stdout)
+    assert found["answers"][0]["hits"][0]["file"] == "sounds/tone0.wav"
+
+    name = f"hf://owner/mine@{'0' * 40}"
+    pulled = download.Pulled(name, "model", folder / "mine.safetensors", "")
+    monkeypatch.setitem(download._known, name, pulled)  # as if it had been fetched
+    run("embed", "-m", name, "sounds", "-o", "hub.parquet")
+    run("index", "build", "hub.parquet", "-o", "hub.index")
+    assert json.loads(run("index", "search", "hub.index", *search).stdout)["answers"] == found["answers"]
 
 
 def test_clips_of_a_class_are_alike(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from audioset import models
 from audioset.audio import AudioSource
 from audioset.embed import Model, check_cores
 from audioset.errors import OptionError
 from audioset.features import ShortClipWarning
 from audioset.index._rows import Rows, about, read_rows
 from audioset.index.search import Query, SoundIndex, in_time
-from audioset.models import REGISTRY, get
-from audioset.models.own import is_own
+from audioset.models.own import HUB
 from audioset.postprocess import Pca
 from audioset.weights import Progress, catalogue, load_pca
 from audioset.weights import load as load_weights
@@ -40,7 +40,8 @@ def model_of(
     index : SoundIndex
         The index.
     weights : str or path, optional
-        As `audioset.load` takes them; by default those that the index names, where a name is enough to have them.
+        As `audioset.load` takes them; by default those that the index names, where a name is enough to have them. For
+        an index of a model of one's own, the file or "hf://owner/name" of that.
     pca : path, optional
         PCA parameters, for indexes of PCA components and released bytes; the published ones by default.
     threads : int, optional
@@ -59,7 +60,10 @@ def model_of(
     check_cores(threads, None)
     if weights is None:
         weights = _by_name(index)
-    found = load_weights(job.model, weights, progress=progress)
+    name = job.model
+    if name not in models.REGISTRY and weights is not None:  # one's own: its file says what network it is
+        name, weights = os.fspath(weights), None
+    found = load_weights(name, weights, progress=progress)
     if found.sha256 != job.weights_sha256:
         raise OptionError(
             f"weights {found.name}: sha256 {found.sha256[:16]}…, {index.path} is of {job.weights_name} with "
@@ -75,7 +79,7 @@ def model_of(
             )
     elif pca is not None:
         raise OptionError(f"--pca: would not be used; {index.path} is of raw embeddings")
-    return Model(get(job.model), found, threads=threads, pca=parameters)
+    return Model(models.get(name), found, threads=threads, pca=parameters)
 
 
 def embed_query(
@@ -151,11 +155,11 @@ def query_in(
 
 
 def _by_name(index: SoundIndex) -> str | None:
-    """The weights of an index as `load` takes them; None for a model's own."""
+    """The weights of an index as `load` takes them; None for those of the registry's model."""
     job = index.job
-    if job.weights_name.startswith(f"{PREFIX}:") or job.weights_name in catalogue():
+    if job.weights_name.startswith((f"{PREFIX}:", HUB)) or job.weights_name in catalogue():
         return job.weights_name
-    if is_own(job.model) or (job.model in REGISTRY and job.weights_name == job.model):
+    if job.model in models.REGISTRY and job.weights_name == job.model:
         return None
     raise OptionError(
         f"weights: {index.path} is of {job.model} with weights from {job.weights_name} (sha256 "
