@@ -13,7 +13,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Generator, Hashable, Iterable
+from collections.abc import Generator, Hashable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
@@ -190,7 +190,16 @@ class AudioSetEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
     def _loaded_model(self) -> Model:
         """The model for the settings as they are now, which are all checked."""
         import audioset
+        from audioset.audio import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
 
+        rate: Any = self.sample_rate
+        if rate is not None and not (
+            isinstance(rate, int | float | np.number) and MIN_SAMPLE_RATE_HZ <= rate <= MAX_SAMPLE_RATE_HZ
+        ):
+            raise OptionError(
+                f"sample_rate: {rate!r} is out of range; expected {MIN_SAMPLE_RATE_HZ:,} to {MAX_SAMPLE_RATE_HZ:,} Hz, "
+                "or None"
+            )
         for name, value, known in (("pool", self.pool, ClipPool), ("on_error", self.on_error, OnError)):
             if value not in get_args(known):
                 raise OptionError(f"{name}: {value!r} is unknown; expected one of {', '.join(get_args(known))}")
@@ -214,7 +223,7 @@ class AudioSetEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             raise OptionError(f"X: {os.fspath(X)!r} is one path; {expected}. Use a list of one")
         if hasattr(X, "toarray"):
             raise OptionError(f"X: {type(X).__name__}, a sparse array; {expected}. Samples are dense: X.toarray()")
-        if not hasattr(X, "__len__") or getattr(X, "ndim", 1) == 0:
+        if not hasattr(X, "__len__") or getattr(X, "ndim", 1) == 0 or isinstance(X, Mapping | Set):  # no rows in order
             raise OptionError(f"X: {type(X).__name__}; {expected}")
         values = np.asarray(X) if hasattr(X, "__array__") else X
         if isinstance(values, np.ndarray) and values.dtype.kind not in "fiu":
