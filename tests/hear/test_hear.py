@@ -51,6 +51,11 @@ def noise(rng: np.random.Generator, sounds: int, samples: int) -> torch.Tensor:
     return torch.from_numpy(rng.uniform(-1, 1, (sounds, samples)).astype(np.float32))
 
 
+def assert_close(found: torch.Tensor, expected: torch.Tensor, *, atol: float) -> None:
+    """As PyTorch's own of this name, which imports its distributed tensors first: half a second."""
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=atol, rtol=0, strict=True)
+
+
 def test_the_model_says_what_it_takes_and_gives(module: ModuleType, model: HearModel) -> None:
     assert isinstance(model, torch.nn.Module)
     sizes = {"vggish": 128, "yamnet": 1024, "mini": 128}
@@ -85,7 +90,7 @@ def test_a_timestamp_is_the_centre_of_what_is_embedded(
         log_mel = np.stack([features.examples(sound, log_offset=model.network.spec.log_offset)[0] for sound in padded])
         with torch.no_grad():
             expected = model.network(torch.from_numpy(log_mel)).embedding
-        torch.testing.assert_close(embeddings[:, i], expected, atol=TOLERANCE, rtol=0)
+        assert_close(embeddings[:, i], expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(("samples", "count"), [(1, 1), (799, 1), (800, 2), (801, 2), (16_000, 21)])
@@ -96,18 +101,28 @@ def test_timestamps_go_on_up_to_the_end(mini: ModuleType, samples: int, count: i
     assert times_ms[0, -1] == 50 * (count - 1) <= samples / 16
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 1000])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_batches_change_nothing(mini: ModuleType, batch_size: int, rng: np.random.Generator) -> None:
     model = mini.load_model()
-    audio = noise(rng, 3, 5_000)
+    audio = noise(rng, 3, 3_000)  # 4 timestamps each
     scenes, (embeddings, _) = mini.get_scene_embeddings(audio, model), mini.get_timestamp_embeddings(audio, model)
     model.batch_size = batch_size
-    torch.testing.assert_close(mini.get_scene_embeddings(audio, model), scenes, atol=1e-5, rtol=0)
-    torch.testing.assert_close(mini.get_timestamp_embeddings(audio, model)[0], embeddings, atol=1e-5, rtol=0)
+    assert_close(mini.get_scene_embeddings(audio, model), scenes, atol=1e-5)
+    assert_close(mini.get_timestamp_embeddings(audio, model)[0], embeddings, atol=1e-5)
 
 
-def test_no_batch_is_larger_than_was_said(mini: ModuleType) -> None:
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_nothing_is_refused(mini: ModuleType, batch_size: int) -> None:
     model = mini.load_model()
+    model.batch_size = batch_size
+    for embed in (mini.get_scene_embeddings, mini.get_timestamp_embeddings):
+        with pytest.raises(OptionError, match=f"batch_size: {batch_size} is out of range; expected 1 or more"):
+            embed(torch.zeros(1, 100), model)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_no_batch_is_larger_than_was_said(mini: ModuleType) -> None:
+    model = HearModel(load("tiny", "untrained:0"))
     model.batch_size = 8
     sizes: list[int] = []
     model.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
@@ -123,11 +138,11 @@ def test_the_hop_may_be_changed(mini: ModuleType, rng: np.random.Generator) -> N
     assert times_ms.tolist() == [[0, 100, 200, 300, 400, 500]]
     model.hop_s = 0.05
     fine, _ = mini.get_timestamp_embeddings(audio, model)
-    torch.testing.assert_close(fine[:, ::2], coarse, atol=1e-5, rtol=0)
+    assert_close(fine[:, ::2], coarse, atol=1e-5)
     model.hop_s = 0.033  # no whole number of frames
     uneven, times_ms = mini.get_timestamp_embeddings(audio, model)
-    torch.testing.assert_close(times_ms[0], torch.arange(16) * 33.0)
-    torch.testing.assert_close(uneven[:, 0], fine[:, 0], atol=1e-5, rtol=0)
+    assert_close(times_ms[0], torch.arange(16) * 33.0, atol=1e-3)
+    assert_close(uneven[:, 0], fine[:, 0], atol=1e-5)
     with pytest.raises(OptionError, match="hop_s: 0 is out of range"):
         model.hop_s = 0
     assert model.hop_s == 0.033
@@ -204,7 +219,7 @@ def test_a_card_gives_what_the_processor_gives(module: ModuleType, model: HearMo
     torch.backends.cudnn.allow_tf32 = False
     on_card = module.get_scene_embeddings(audio.to("cuda"), model)
     assert on_card.device.type == "cuda"
-    torch.testing.assert_close(on_card.cpu(), scenes, atol=TOLERANCE, rtol=0)
+    assert_close(on_card.cpu(), scenes, atol=TOLERANCE)
     others, other_times_ms = module.get_timestamp_embeddings(audio, model)  # still on the processor
-    torch.testing.assert_close(others.cpu(), embeddings, atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(other_times_ms.cpu(), times_ms)
+    assert_close(others.cpu(), embeddings, atol=TOLERANCE)
+    assert_close(other_times_ms.cpu(), times_ms, atol=1e-3)

@@ -79,7 +79,11 @@ class HearModel(nn.Module):
     def _embed(self, audio: Tensor, front_end: LogMel, count: int, lead: int = 0) -> Iterator[Tensor]:
         """Yield embeddings (n, count, dim) of the next n sounds; example i begins at sample `i · hop − lead`."""
         weight = next(self.network.parameters())
-        batch_size = self.batch_size or (_BATCH_SIZE if weight.device.type == "cpu" else _GPU_BATCH_SIZE)
+        batch_size = self.batch_size
+        if batch_size is None:
+            batch_size = _BATCH_SIZE if weight.device.type == "cpu" else _GPU_BATCH_SIZE
+        if batch_size < 1:
+            raise OptionError(f"batch_size: {batch_size} is out of range; expected 1 or more, or None")
         hop = round(front_end.hop_s * SAMPLE_RATE_HZ)
         at_once = math.ceil(count / math.ceil(count / batch_size))  # of a long sound equal parts, so that none is tiny
         sounds_at_once = max(1, batch_size // at_once)
@@ -126,7 +130,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
     AudioError
         The sounds have other axes, whole numbers, NaN or infinite samples, or there are none.
     OptionError
-        The model is not one of these.
+        The model is not one of these, or its `batch_size` is below 1.
     """
     sounds = _checked(audio, model)
     hop = round(model.hop_s * SAMPLE_RATE_HZ)
@@ -160,7 +164,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     AudioError
         The sounds have other axes, whole numbers, NaN or infinite samples, or there are none.
     OptionError
-        The model is not one of these.
+        The model is not one of these, or its `batch_size` is below 1.
     """
     sounds = _checked(audio, model)
     spec = model.network.spec
