@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -42,9 +43,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     served.close()
 
 
-@pytest.fixture
-def pets(tmp_path: Path) -> Path:
-    """A model of one's own as `audioset finetune` writes it: mini up to its embedding, three classes."""
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what takes long to make, to be copied from: pets.safetensors and rows.parquet.
+
+    The first is a model of one's own as `audioset finetune` writes it: mini up to its embedding, three classes.
+    """
     rng = np.random.default_rng(0)
     base = weights.load("mini")
     tensors = {name: values for name, values in base.tensors.items() if not name.startswith("logits/")}
@@ -61,9 +65,16 @@ def pets(tmp_path: Path) -> Path:
         "licence": "Apache-2.0",
         "citation": "somebody",
     }
-    path = tmp_path / "pets.safetensors"
-    own.save(own.OwnModel("mini", PETS, "softmax"), tensors, path, provenance=provenance)
-    return path
+    folder = tmp_path_factory.mktemp("written")
+    own.save(own.OwnModel("mini", PETS, "softmax"), tensors, folder / "pets.safetensors", provenance=provenance)
+    write_rows(folder / "rows.parquet")
+    return folder
+
+
+@pytest.fixture
+def pets(written: Path, tmp_path: Path) -> Path:
+    """A model of one's own."""
+    return Path(shutil.copy(written / "pets.safetensors", tmp_path))
 
 
 def write_rows(path: Path, dtype: Literal["float32", "uint8"] = "float32", dim: int = 128) -> Path:
@@ -81,6 +92,6 @@ def write_rows(path: Path, dtype: Literal["float32", "uint8"] = "float32", dim: 
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Path:
+def rows(written: Path, tmp_path: Path) -> Path:
     """Embeddings, float32."""
-    return write_rows(tmp_path / "rows.parquet")
+    return Path(shutil.copy(written / "rows.parquet", tmp_path))

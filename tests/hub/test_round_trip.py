@@ -13,7 +13,7 @@ import pytest
 import audioset
 from audioset import hub as hugging
 from audioset import models, weights
-from audioset.errors import OptionError
+from audioset.errors import OptionError, WeightsError
 from audioset.hub import download
 
 from ._server import Hub
@@ -72,6 +72,28 @@ def test_a_model_of_the_registry_is_not_pushed(hub: Hub) -> None:
     assert hub.requests == []
 
 
+def test_a_head_is_pushed_and_known_for_one(hub: Hub, tmp_path: Path) -> None:
+    from audioset.train.head_file import is_head
+    from audioset.weights import safetensors_file
+
+    about = {
+        "kind": "logistic",
+        "options": {},
+        "classes": [["a", "a"]],
+        "embedder": {"model": "vggish", "regime": "raw", "dim": 128, "weights": ""},
+        "notes": {},
+    }
+    path = tmp_path / "head.safetensors"
+    safetensors_file.write(path, {"x": np.zeros(1, np.float32)}, {"audioset_head": json.dumps(about)})
+    pushed = hugging.push(path, "owner/head")
+    found = hugging.pull("owner/head")
+    assert (found.name, found.kind, found.path.read_bytes()) == (pushed.name, "head", path.read_bytes())
+    assert is_head("hf://owner/head")
+    with pytest.raises(WeightsError, match=r"hf://owner/head@\w{40}: a head on embeddings; expected a model"):
+        hugging.from_pretrained("owner/head")
+
+
+@pytest.mark.slow  # for PyTorch's import; the test above is of the same names and bytes
 def test_a_head_comes_back_the_same(hub: Hub, tmp_path: Path, rng: np.random.Generator) -> None:
     pytest.importorskip("torch")
     from audioset.classes import ClassList
