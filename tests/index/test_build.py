@@ -264,6 +264,24 @@ def test_other_files_and_damaged_ones_are_refused(source: Path, tmp_path: Path) 
     assert not (tmp_path / "e.index").exists()
 
 
+@pytest.mark.parametrize("wrong", ["width", "type", "axes", "starts", "names"])
+def test_arrays_that_do_not_fit_one_another_are_refused(tmp_path: Path, wrong: str) -> None:
+    with np.load(write(tmp_path / "e.npz", clips([3, 2]))) as archive:
+        arrays = dict(archive)
+    values = arrays["embedding"]
+    changed = {
+        "width": {"embedding": values[:, :5]},
+        "type": {"embedding": values.astype(np.uint8)},
+        "axes": {"embedding": values[:, 0]},
+        "starts": {"start_s": arrays["start_s"][:3]},
+        "names": {"file_index": arrays["file_index"][:3]},
+    }
+    np.savez(tmp_path / "e.npz", **{**arrays, **changed[wrong]})
+    with pytest.raises(RecordError, match=r"e.npz: .*expected float32 of shape \(k, 16\) and k of each"):
+        build(tmp_path / "e.npz", tmp_path / "e.index")
+    assert not (tmp_path / "e.index").exists()
+
+
 @pytest.mark.parametrize("option", [{"pool": "max"}, {"metric": "l2"}, {"threads": 0}])
 def test_options_out_of_range_are_refused(source: Path, tmp_path: Path, option: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(option))):

@@ -62,7 +62,7 @@ def about(path: Path) -> tuple[JobInfo, int]:
         job, counts = _manifest(path)
         return job, sum(counts.values())
     if not _is_parquet(path):
-        table = read_embeddings(path)
+        table = _npz(path)
         return table.info, len(table.values)
     metadata = read_metadata(path, "parquet")
     return metadata.job, metadata.rows
@@ -80,7 +80,7 @@ def read_rows(path: Path) -> Iterator[Rows]:
         yield from _of_parts(path)
         return
     if not _is_parquet(path):
-        yield from _of_table(read_embeddings(path))
+        yield from _of_table(_npz(path))
         return
     try:
         with parts.parquet_file(path) as file:
@@ -111,6 +111,20 @@ def runs(names: npt.NDArray[np.object_]) -> tuple[list[str], npt.NDArray[np.int6
     """Names in a column, in order, and how many consecutive rows each has."""
     starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]])) if len(names) else np.empty(0, np.int64)
     return names[starts].tolist(), np.diff(starts, append=len(names)).astype(np.int64)
+
+
+def _npz(path: Path) -> EmbeddingTable:
+    """The rows of an NPZ, after their arrays have been found to fit one another: unlike Parquet they need not."""
+    table = read_embeddings(path)
+    count = len(table.start_s)
+    found = [table.values.shape, table.values.dtype.name, table.end_s.shape, table.file.shape]
+    if found != [(count, table.info.embedding_dim), table.info.dtype, (count,), (count,)]:
+        raise RecordError(
+            f"{path}: {table.values.dtype} of shape {table.values.shape}, {count:,} starts, {len(table.end_s):,} ends "
+            f"and {len(table.file):,} names; expected {table.info.dtype} of shape (k, {table.info.embedding_dim}) and "
+            "k of each. Embed its files again"
+        )
+    return table
 
 
 def _of_table(table: EmbeddingTable) -> Iterator[Rows]:
