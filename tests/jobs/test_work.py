@@ -98,7 +98,9 @@ def test_complete_job_does_nothing(bench: Bench) -> None:
 
 def test_files_that_are_added_later_are_all_that_is_done(bench: Bench) -> None:
     bench.run(bench.begin(bench.clips[3:6]))
-    summary = bench.run(bench.begin(bench.clips))
+    plan = bench.begin(bench.clips)
+    assert jobs.read_output(plan.output.name).num_items == 9
+    summary = bench.run(plan)
     assert summary.done_files == 6
     assert_rows(bench.root / "out", bench.expected(bench.clips))
 
@@ -232,6 +234,57 @@ def test_large_archive_loses_no_more_than_a_part(bench: Bench, monkeypatch: pyte
     assert before.keys() < rows(bench.root / "out").keys()
 
 
+def test_archive_that_lost_one_of_its_parts_is_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_PART_BYTES", 100)
+    shard = bench.pack("shard.tar", bench.clips[:4])
+    bench.run(bench.begin([shard]))
+    first, *others = sorted((bench.root / "out").glob("part-*"))
+    assert len(others) > 1
+    first.unlink()
+    with pytest.warns(UserWarning, match="holds the rest of an archive whose other part is gone"):
+        plan = bench.begin([shard])
+    assert bench.run(plan).files == 4
+    expected = bench.expected(bench.clips[:4])
+    assert_rows(bench.root / "out", {f"{shard}::{n}.wav": expected[clip] for n, clip in enumerate(bench.clips[:4])})
+
+
+def test_member_that_fails_before_and_after_a_stop_is_listed_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "_PART_BYTES", 100)
+    Path(bench.clips[0]).write_bytes(b"no audio")
+    shard = bench.pack("shard.tar", bench.clips[:3])
+    plan = bench.begin([shard])
+    parts = work.run_tasks(bench.model, plan.tasks(), EmbedOptions(), plan.output)
+    next(parts)
+    parts.close()  # type: ignore[attr-defined]
+    # The member that is done already is another item, too.
+    summary = bench.run(bench.begin([shard, f"{shard}::1.wav", bench.clips[3]]))
+    assert (summary.complete, summary.files, summary.failures) == (True, 3, 1)
+    assert [row["file"] for row in errors(bench.root / "out")] == [f"{shard}::0.wav"]
+    expected = bench.expected(bench.clips[1:4])
+    packed = {f"{shard}::{n}.wav": expected[bench.clips[n]] for n in (1, 2)}
+    assert_rows(bench.root / "out", packed | {bench.clips[3]: expected[bench.clips[3]]})
+
+
+def test_names_of_parts_sort_as_they_were_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_PART_BYTES", 100)
+    shard = bench.pack("shard.tar", bench.clips + bench.clips[:3])
+    bench.run(bench.begin([shard, bench.clips[0], bench.clips[1]]))
+    table = audioset.read_embeddings(bench.root / "out")
+    assert list(dict.fromkeys(table.file)) == [*(f"{shard}::{n}.wav" for n in range(9)), *bench.clips[:2]]
+
+
+def test_what_killed_processes_left_is_removed(bench: Bench) -> None:
+    plan = bench.begin(bench.clips[:2])
+    left = bench.root / "out/_tmp/part-000000-012345678901.parquet.abcdef01"
+    left.write_bytes(b"half")
+    bench.run(plan, shard=(1, 2)), bench.run(plan, shard=(2, 2))
+    assert left.exists()  # another share may be writing it
+    bench.run(plan)
+    assert not left.parent.exists()
+
+
 def test_rows_of_a_file_that_breaks_off_are_dropped(
     bench: Bench, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,10 +332,17 @@ def test_two_runs_at_once_are_refused(bench: Bench) -> None:
     assert bench.run(plan).complete
 
 
-def test_damaged_part_is_done_again(bench: Bench) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "a name in the footer"])
+def test_damaged_part_is_done_again(bench: Bench, damage: str) -> None:
     bench.run(bench.begin(bench.clips, workers=3))
     part = min((bench.root / "out").glob("part-*"))
-    part.write_bytes(part.read_bytes()[:-100])
+    if damage == "truncated":
+        part.write_bytes(part.read_bytes()[:-100])
+    else:
+        table = pq.read_table(part)
+        said = table.schema.metadata[b"audioset.task"]
+        metadata = {**table.schema.metadata, b"audioset.task": said.replace(b"0.wav", b"4.wav")}
+        pq.write_table(table.replace_schema_metadata(metadata), part)
     with pytest.warns(UserWarning, match="cannot be read; it is deleted and done again"):
         plan = bench.begin(bench.clips, workers=3)
     assert bench.run(plan).complete

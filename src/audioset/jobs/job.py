@@ -26,6 +26,8 @@ from audioset.postprocess import Pca
 from audioset.records.info import JobInfo
 from audioset.weights import Weights
 
+# By when a file that is being written without sign of life belongs to a process that was killed.
+_ABANDONED_S = 3600.0
 # Going round again is for what two runs at once may have done twice.
 _MOST_ROUNDS = 3
 
@@ -261,7 +263,8 @@ def finish(
 ) -> Summary:
     """Give the tasks that are left to `work` until there are none, then write what says that all is done."""
     began = time.perf_counter()
-    done: list[PartDone] = []
+    files = failures = 0
+    audio_s = 0.0
     for _ in range(_MOST_ROUNDS):
         plan.look()
         if not plan.left(shard):
@@ -269,10 +272,16 @@ def finish(
         plan.output.unfinish()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ShortClipWarning)
-            done += work(plan.tasks(shard))
+            for part in work(plan.tasks(shard)):
+                files += part.files
+                failures += len(part.failures)
+                audio_s += part.audio_s
     state = plan.look()
     remaining = int(plan.remaining().sum())
     totals = state.totals() if remaining else plan.output.finish(state)
+    if not remaining:
+        # Of a job in one share on a disk, nobody else writes.
+        plan.output.folder.sweep(0.0 if shard == (1, 1) and plan.output.folder.is_local else _ABANDONED_S)
     return Summary(
         out=plan.output.name,
         complete=not remaining,
@@ -280,9 +289,9 @@ def finish(
         rows=totals["rows"],
         audio_s=totals["audio_s"],
         failures=totals["failures"],
-        done_files=sum(part.files for part in done),
-        done_failures=sum(len(part.failures) for part in done),
-        done_audio_s=round(sum(part.audio_s for part in done), 3),
+        done_files=files,
+        done_failures=failures,
+        done_audio_s=round(audio_s, 3),
         wall_s=round(time.perf_counter() - began, 3),
         remaining_items=remaining,
         reasons=tuple((failure.file, failure.reason) for listed in state.failures.values() for failure in listed),

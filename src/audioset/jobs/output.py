@@ -4,7 +4,7 @@
     Rows, as any embeddings file of this package has them, and ``id`` where the items have ids. Under ``audioset.task``
     the metadata (JSON) says which items the part completes and what failed of them.
 ``_job.json``
-    What decides the values, and how items are divided into tasks; written first, never changed.
+    What decides the values, and how items are divided into tasks; written first. Only the number of items changes.
 ``_errors.parquet``
     When all is done: file, item, reason and attempts of each failure.
 ``_manifest.json``
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ JOB_NAME = "_job.json"
 MANIFEST_NAME = "_manifest.json"
 ERRORS_NAME = "_errors.parquet"
 TASK_KEY = b"audioset.task"
+CHECK_KEY = b"audioset.task.crc32"
 
 _READERS = 16  # footers read at once: on object storage each takes tens of milliseconds, most of it waiting
 
@@ -68,7 +70,9 @@ class PartDone:
         Keys of the items that it completes, failed ones included.
     failures : tuple of ItemFailure
     members : dict of str to tuple of str
-        Of archives that it does not complete, or of which something failed: members that are done.
+        Members that are done, of archives that are not wholly in this part, or of which something failed.
+    elsewhere : dict of str to int
+        Of archives that it completes: how many members other parts hold.
     files, rows, audio_s : int, int, float
         Files embedded, rows, seconds of sound.
     num_bytes : int
@@ -83,6 +87,7 @@ class PartDone:
     files: int
     rows: int
     audio_s: float
+    elsewhere: dict[str, int] = field(default_factory=dict)
     num_bytes: int = 0
 
     def to_json(self) -> str:
@@ -105,6 +110,7 @@ class PartDone:
                 files=int(found["files"]),
                 rows=int(found["rows"]),
                 audio_s=float(found["audio_s"]),
+                elsewhere=dict(found["elsewhere"]),
                 num_bytes=num_bytes,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -162,7 +168,7 @@ class Output:
     with_ids : bool
         Whether rows have ids.
     num_items : int
-        Items of the job when it began.
+        Items of the job when it was last begun or gone on with.
     """
 
     name: str
@@ -171,6 +177,8 @@ class Output:
     with_ids: bool
     num_items: int
     _folder: Folder | None = field(default=None, repr=False, compare=False)
+    # What was read of parts, with the times of their files: on object storage each takes some requests.
+    _known: dict[str, tuple[float, PartDone]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def folder(self) -> Folder:
@@ -180,7 +188,7 @@ class Output:
         return self._folder
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_folder": None}
+        return {**self.__dict__, "_folder": None, "_known": {}}
 
     def write(self, about: PartDone, rows: Rows) -> PartDone:
         """Write a part, whole or not at all, and return what it says."""
@@ -191,7 +199,10 @@ class Output:
             num_failures=len(about.failures),
             failures=tuple(Failure(failure.file, failure.reason) for failure in about.failures),
         )
-        schema = rows.schema.with_metadata({parts.JOB_KEY: metadata.to_json(), TASK_KEY: about.to_json()})
+        said = about.to_json()
+        schema = rows.schema.with_metadata(
+            {parts.JOB_KEY: metadata.to_json(), TASK_KEY: said, CHECK_KEY: _checksum(said.encode())}
+        )
         with self.folder.writing(about.name) as stream, parts.parquet_writer(stream, schema, self.info) as writer:
             for table in _full_groups(rows, schema, parts.row_group_rows(self.info)):
                 writer.write_table(table, table.num_rows)
@@ -207,33 +218,26 @@ class Output:
         Parameters
         ----------
         repair : bool
-            Delete a part that cannot be read or repeats what another one completes, with a warning: its items are then
-            done again. Otherwise it is left where it is, and left out.
+            Delete a part that cannot be read, repeats what another one holds, or holds the rest of an archive whose
+            beginning is gone, with a warning: its items are then done again. Otherwise it is left where it is, and left
+            out.
 
         Raises
         ------
         OutputError
             The folder cannot be read, or holds parts of something else.
         """
-        names = self.folder.names("part-*.parquet")
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = list(pool.map(self._read_part, names))
-        kept: list[PartDone] = []
-        seen: set[tuple[str, int]] = set()
-        members: dict[str, set[str]] = defaultdict(set)
-        for name, part in zip(names, found, strict=True):
-            if part is None:
-                self._leave_out(name, "cannot be read", repair)
-                continue
-            claims = {(item, part.attempt) for item in part.items}
-            if claims & seen or any(members[archive] & set(done) for archive, done in part.members.items()):
-                self._leave_out(name, "repeats what another part holds", repair)
-                continue
-            seen |= claims
-            for archive, done in part.members.items():
-                members[archive] |= set(done)
-            kept.append(part)
-        return _state_of(kept, members)
+        kept, left_out = _without_repeats(self._read_parts(repair))
+        for part in left_out:
+            self._leave_out(part.name, "repeats what another part holds", repair)
+        while True:
+            members = _members_in(kept)
+            bereft = {part.name for part in kept if _is_bereft(part, members)}
+            if not bereft:
+                return _state_of(kept, members)
+            for name in sorted(bereft):
+                self._leave_out(name, "holds the rest of an archive whose other part is gone", repair)
+            kept = [part for part in kept if part.name not in bereft]
 
     def finish(self, state: State) -> dict[str, Any]:
         """Write the errors table and the manifest of a job that is all done, and return the totals."""
@@ -263,6 +267,20 @@ class Output:
             if self.folder.exists(name):
                 self.folder.delete(name)
 
+    def _read_parts(self, repair: bool) -> list[PartDone]:
+        """What the parts say, in the order of their names."""
+        times = self.folder.times("part-*.parquet")
+        new = [name for name, time in times.items() if name not in self._known or self._known[name][0] != time]
+        for name in self._known.keys() - (times.keys() - set(new)):
+            del self._known[name]
+        with ThreadPoolExecutor(_READERS) as pool:
+            for name, part in zip(new, pool.map(self._read_part, new), strict=True):
+                if part is None:
+                    self._leave_out(name, "cannot be read", repair)
+                else:
+                    self._known[name] = (times[name], part)
+        return [self._known[name][1] for name in times if name in self._known]
+
     def _read_part(self, name: str) -> PartDone | None:
         import pyarrow.parquet as pq
 
@@ -277,11 +295,13 @@ class Output:
             if getattr(error, "errno", None):
                 raise OutputError(f"{self.name}: {name} cannot be read ({error}). Check the folder's rights") from error
             return None
-        if TASK_KEY not in metadata:
+        if not {TASK_KEY, CHECK_KEY} <= metadata.keys():
             raise OutputError(
                 f"{self.name}: {name} is no part of a job; expected a folder of its own for each job. "
                 "Name another one with --out"
             )
+        if metadata[CHECK_KEY] != _checksum(metadata[TASK_KEY]):
+            return None
         return PartDone.from_json(metadata[TASK_KEY], name, num_bytes)
 
     def _leave_out(self, name: str, why: str, repair: bool) -> None:
@@ -331,8 +351,7 @@ def open_output(
                 f"{out}: holds {foreign[0]} and no {JOB_NAME}; expected an empty folder, or that of this job. "
                 "Name another one with --out"
             )
-        about = {"layout": LAYOUT, "job": asdict(info), "task": asdict(size), "with_ids": with_ids, "items": num_items}
-        folder.write(JOB_NAME, json.dumps(about, indent=1).encode())
+        _write_job(Output(out, info, size, with_ids, num_items, _folder=folder))
     # Read back in any case: another process may have been first.
     begun = read_output(out)
     if other := begun.info.differences(info):
@@ -345,6 +364,9 @@ def open_output(
             f"{out}: was begun with {'ids' if begun.with_ids else 'no ids'}, this manifest has "
             f"{'them' if with_ids else 'none'}; give the same to go on, or another --out"
         )
+    if begun.num_items != num_items:
+        begun.num_items = num_items
+        _write_job(begun)
     return begun
 
 
@@ -373,6 +395,17 @@ def read_output(out: str) -> Output:
         raise OutputError(f"{out}: its {JOB_NAME} is damaged ({error}); --overwrite to start afresh") from error
 
 
+def _write_job(output: Output) -> None:
+    about = {
+        "layout": LAYOUT,
+        "job": asdict(output.info),
+        "task": asdict(output.size),
+        "with_ids": output.with_ids,
+        "items": output.num_items,
+    }
+    output.folder.write(JOB_NAME, json.dumps(about, indent=1).encode())
+
+
 def is_output(path: str) -> bool:
     """Return whether a local folder is that of a job."""
     with suppress(OSError):
@@ -380,30 +413,88 @@ def is_output(path: str) -> bool:
     return False
 
 
+def _without_repeats(found: list[PartDone]) -> tuple[list[PartDone], list[PartDone]]:
+    """Parts that have nothing in common, of two that have the first; and the others."""
+    kept, left_out = [], []
+    # By attempt: items that are complete, those of them of which several parts may hold members, and archives begun.
+    done: dict[int, set[str]] = defaultdict(set)
+    shared: dict[int, set[str]] = defaultdict(set)
+    begun: dict[int, set[str]] = defaultdict(set)
+    members: dict[str, set[str]] = defaultdict(set)
+    for part in found:
+        number = part.attempt
+        shares = part.members.keys() | part.elsewhere.keys()
+        if (
+            not done[number].isdisjoint(part.items)
+            or (part.members.keys() & done[number]) - shared[number]
+            or begun[number].intersection(part.items) - shares
+            or any(not members[archive].isdisjoint(names) for archive, names in part.members.items())
+        ):
+            left_out.append(part)
+            continue
+        kept.append(part)
+        done[number].update(part.items)
+        shared[number] |= shares
+        begun[number] |= part.members.keys()
+        for archive, names in part.members.items():
+            members[archive].update(names)
+    return kept, left_out
+
+
+def _members_in(kept: list[PartDone]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for part in kept:
+        for archive, names in part.members.items():
+            found[archive].update(names)
+    return found
+
+
+def _is_bereft(part: PartDone, members: dict[str, set[str]]) -> bool:
+    """Whether members that a part counts on are in no other one."""
+    return any(
+        len(members[archive]) - len(part.members.get(archive, ())) < count for archive, count in part.elsewhere.items()
+    )
+
+
+def _checksum(text: bytes) -> bytes:
+    """Of what a part says: footers of Parquet have none."""
+    return b"%08x" % zlib.crc32(text)
+
+
 def _state_of(kept: list[PartDone], members: dict[str, set[str]]) -> State:
     attempts: dict[str, int] = {}
     for part in kept:
         for item in part.items:
             attempts[item] = max(attempts.get(item, 0), part.attempt)
-    failures: dict[str, list[ItemFailure]] = defaultdict(list)
+    failures: dict[str, dict[str, ItemFailure]] = defaultdict(dict)
     for part in kept:
         for failure in part.failures:
             item = failure.item
             # An archive that is still being worked on has failures before it is complete.
             if attempts.get(item) == part.attempt and failure.file not in members[item]:
-                failures[item].append(failure)
-    return State(tuple(kept), attempts, dict(failures), {name: done for name, done in members.items() if done})
+                failures[item][failure.file] = failure  # once, also where the archive was begun several times
+    listed = {item: list(failed.values()) for item, failed in failures.items()}
+    return State(tuple(kept), attempts, listed, {name: done for name, done in members.items() if done})
 
 
 def _full_groups(rows: Rows, schema: pa.Schema, size: int) -> Iterable[pa.Table]:
     """Yield tables of `size` rows, the last one smaller: the same for the same rows however they came."""
+    held: list[pa.RecordBatch] = []
+    num_rows = 0
+    for batch in rows.batches():
+        held.append(batch)
+        num_rows += batch.num_rows
+        if num_rows >= size:
+            table = _table(held, schema)
+            for start in range(0, num_rows - size + 1, size):
+                yield table.slice(start, size).combine_chunks()
+            num_rows %= size
+            held = table.slice(len(table) - num_rows).to_batches()
+    if num_rows:
+        yield _table(held, schema).combine_chunks()
+
+
+def _table(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
-    held = schema.empty_table()
-    for batch in rows.batches():
-        held = pa.concat_tables([held, pa.Table.from_batches([batch]).replace_schema_metadata(schema.metadata)])
-        while held.num_rows >= size:
-            yield held.slice(0, size).combine_chunks()
-            held = held.slice(size)
-    if held.num_rows:
-        yield held.combine_chunks()
+    return pa.Table.from_batches(batches).replace_schema_metadata(schema.metadata)

@@ -55,6 +55,7 @@ class _Recording:
 
 @dataclass(frozen=True)
 class _EndOfItem:
+    task: Task
     item: Item
 
 
@@ -134,13 +135,13 @@ def _sources(
             task, item = coming.popleft()
             count = 0
             is_archive = storage.is_archive(item.file)
-            while ahead is not None and (_is_of(ahead[0], item) if is_archive else not count):
+            while ahead is not None and (_is_of(ahead[0], item) if is_archive else not count and ahead[0] == item.file):
                 name, source = ahead
                 count += 1
                 agenda.append(_Recording(task, item, name))
                 yield _windowed(source, item), None
                 ahead = next(found, None)
-            agenda.append(_EndOfItem(item))
+            agenda.append(_EndOfItem(task, item))
             if item is task.items[-1]:
                 agenda.append(_EndOfTask(task))
     finally:
@@ -167,6 +168,7 @@ class _Part:
     items: list[str] = field(default_factory=list)
     failures: list[ItemFailure] = field(default_factory=list)
     members: dict[str, list[str]] = field(default_factory=dict)
+    elsewhere: dict[str, int] = field(default_factory=dict)
     files: int = 0
     audio_s: float = 0.0
 
@@ -180,6 +182,7 @@ class _Worker:
         self._part = self._begin()
         self._number = 0
         self._failed: set[str] = set()  # items of this task of which something failed
+        self._elsewhere: dict[str, int] = {}  # members of the archive at hand that other parts hold
         self._files = self._items = self._failures = 0
         self._audio_s = 0.0
 
@@ -205,7 +208,7 @@ class _Worker:
         while self._agenda and not isinstance(self._agenda[0], _Recording):
             step = self._agenda.popleft()
             if isinstance(step, _EndOfItem):
-                self._end_item(step.item)
+                self._end_item(step)
             elif isinstance(step, _EndOfTask):
                 yield self._write(step.task)
                 self._number = 0
@@ -228,10 +231,16 @@ class _Worker:
     def _begin(self) -> _Part:
         return _Part(Rows(self._output.info, with_ids=self._output.with_ids))
 
-    def _end_item(self, item: Item) -> None:
-        if item.key not in self._failed:
-            self._part.members.pop(item.key, None)  # the whole archive is done, so nobody needs the list
-        self._part.items.append(item.key)
+    def _end_item(self, step: _EndOfItem) -> None:
+        key, part = step.item.key, self._part
+        elsewhere = self._elsewhere.pop(key, 0)
+        if step.task.skip and storage.is_archive(step.item.file):
+            elsewhere += sum(_is_of(member, step.item) for member in step.task.skip)
+        if elsewhere:
+            part.elsewhere[key] = elsewhere
+        elif key not in self._failed:
+            part.members.pop(key, None)  # the whole archive is done, so nobody needs the list
+        part.items.append(key)
         self._items += 1
 
     def _fail(self, item: Item, name: str, reason: str) -> None:
@@ -241,14 +250,18 @@ class _Worker:
 
     def _write(self, task: Task) -> PartDone:
         part, self._part = self._part, self._begin()
-        name = f"{task.name}.parquet" if self._number == 0 else f"{task.name}.{self._number}.parquet"
+        # Names sort as parts were written.
+        name = f"{task.name}.parquet" if self._number == 0 else f"{task.name}_{self._number:04d}.parquet"
         self._number += 1
+        for archive in part.members.keys() - part.items:
+            self._elsewhere[archive] = self._elsewhere.get(archive, 0) + len(part.members[archive])
         about = PartDone(
             name=name,
             attempt=task.attempt,
             items=tuple(part.items),
             failures=tuple(part.failures),
             members={archive: tuple(names) for archive, names in part.members.items()},
+            elsewhere=part.elsewhere,
             files=part.files,
             rows=part.rows.num_rows,
             audio_s=part.audio_s,

@@ -68,8 +68,11 @@ class Folder:
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return the names of the files in it, not below, that match, sorted; none where it is not there."""
-        found = [name for name, _ in self._files("")]
-        return sorted(name for name in found if fnmatch.fnmatchcase(name, pattern))
+        return list(self.times(pattern))
+
+    def times(self, pattern: str = "*") -> dict[str, float]:
+        """Return `names` with the time at which each was written, in seconds."""
+        return {name: time for name, time in sorted(self._files("")) if fnmatch.fnmatchcase(name, pattern)}
 
     def read(self, name: str) -> bytes:
         """Return a file's content."""
