@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -379,6 +381,37 @@ def test_full_disk_ends_the_job_and_leaves_whole_parts(bench: Bench, monkeypatch
     assert_rows(bench.root / "out", bench.expected(bench.clips))
 
 
+def test_folder_that_is_removed_meanwhile_ends_the_job(bench: Bench) -> None:
+    plan = bench.begin(bench.clips, workers=3)
+    parts = work.run_tasks(bench.model, plan.tasks(), EmbedOptions(), plan.output)
+    next(parts)
+    shutil.rmtree(plan.output.name)
+    with pytest.raises(audioset.errors.OutputError, match=r"its _job\.json is gone"):
+        list(parts)
+    assert not (bench.root / "out").exists()
+
+
+def test_folder_that_cannot_hold_a_lock_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import filelock
+
+    plan = bench.begin(bench.clips[:1])
+
+    def refuse(self: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(audioset.errors.OutputError, match=r"_lock: cannot be written \(Read-only file system\)"):
+        bench.run(plan)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"layout": 1}', '{"layout": 1, "task": {"bytes": 0, "items": 0}}'])
+def test_damaged_description_of_a_job_is_named(bench: Bench, content: str) -> None:
+    bench.begin(bench.clips)
+    (bench.root / "out/_job.json").write_text(content)
+    with pytest.raises(audioset.errors.OutputError, match=r"its _job\.json is damaged .*--overwrite to start afresh"):
+        bench.begin(bench.clips)
+
+
 def test_output_travels_to_other_processes(bench: Bench) -> None:
     import pickle
 
@@ -457,6 +490,17 @@ def test_merged_file_is_that_of_a_job_into_one_file(bench: Bench, ending: str) -
     assert (bench.root / f"merged.{ending}").read_bytes() == (bench.root / f"one.{ending}").read_bytes()
     with pytest.raises(audioset.errors.OutputError, match="exists; --overwrite"):
         jobs.merge(bench.root / "out", bench.root / f"merged.{ending}")
+
+
+def test_damaged_rows_are_not_merged(bench: Bench) -> None:
+    bench.run(bench.begin(bench.clips))
+    part = max((bench.root / "out").glob("part-*"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 8] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(audioset.errors.OutputError, match=r"damaged .*Delete it and run the job again"):
+        jobs.merge(bench.root / "out", bench.root / "all.parquet")
+    assert not (bench.root / "all.parquet").exists()
 
 
 def test_merging_leaves_ids_out(bench: Bench) -> None:

@@ -68,6 +68,8 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file.*a file is where a folder is wanted"):
         Folder.at(tmp_path / "file").write("a", b"1")
+    with pytest.raises(OutputError, match=r"file: cannot be written \(a file is where a folder is wanted\)"):
+        Folder.at(tmp_path / "file").names()
 
 
 def test_web_servers_take_no_outputs() -> None:

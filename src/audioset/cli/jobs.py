@@ -44,6 +44,7 @@ def status(
     output = jobs.read_output(out)
     state = output.state(repair=False)
     done = len(state.attempts)
+    items = max(done, output.num_items)  # fewer where some were taken from the inputs meanwhile
     complete = output.is_complete()
     failures = [failure for listed in state.failures.values() for failure in listed]
     if report is not None:
@@ -52,12 +53,12 @@ def status(
             writer.writerow(["file", "item", "reason", "attempts"])
             writer.writerows([one.file, one.item, one.reason, state.attempts[one.item] + 1] for one in failures)
     if as_json:
-        about = {"out": out, "complete": complete, "items": output.num_items, "items_done": done, **state.totals()}
+        about = {"out": out, "complete": complete, "items": items, "items_done": done, **state.totals()}
         about["failed"] = [{"file": one.file, "reason": one.reason} for one in failures]
         typer.echo(json.dumps(about))
     else:
         totals = state.totals()
-        typer.echo(f"items    {done:,} of {output.num_items:,} done" + (", complete" if complete else ""))
+        typer.echo(f"items    {done:,} of {items:,} done" + (", complete" if complete else ""))
         typer.echo(f"files    {totals['files']:,}, {clock(totals['audio_s'])} of audio")
         typer.echo(f"rows     {totals['rows']:,} in {len(state.parts):,} parts, {totals['bytes'] / 1e6:,.1f} MB")
         typer.echo(f"failed   {len(failures):,}")
@@ -80,7 +81,7 @@ def merge(
 ) -> None:
     """Write the rows of a finished folder to one file, as `audioset embed` does.
 
-    In the order of the inputs, in bounded memory; ids are left out.
+    In the order of the inputs, but for those added or tried again later; in bounded memory. Ids are left out.
 
     Examples:
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audioset import _runtime
+from audioset._files import unwritable
 from audioset._runtime import Place
 from audioset.embed import EmbedOptions, Model, load
 from audioset.errors import OptionError, OutputError
@@ -199,7 +200,7 @@ def alone(output: Output, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
     Raises
     ------
     OutputError
-        Another process is at work on it.
+        Another process is at work on it, or the folder cannot be written to.
     """
     if not output.folder.is_local:
         yield
@@ -216,6 +217,11 @@ def alone(output: Output, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
             f"{output.name}: another process is at work on {'it' if count == 1 else f'shard {index}/{count}'}; wait "
             "for it to end, or choose another --out"
         ) from error
+    except NotImplementedError:  # a network disk without locks: what is done twice is there once all the same
+        yield
+        return
+    except OSError as error:
+        raise unwritable(path, error) from error
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from audioset._files import written_whole
 from audioset.errors import OptionError, OutputError
@@ -25,6 +25,8 @@ _COLUMNS = ("file", "start_s", "end_s", "embedding")
 class _Rows(JobRows):
     """The rows of parts without their ids, which the other formats have no place for."""
 
+    if_damaged: ClassVar[str] = "Delete it and run the job again: the files in it are then embedded again"
+
     def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
         return super().batches(*(columns or _COLUMNS))
 
@@ -36,7 +38,9 @@ def merge(
     format: str | None = None,  # noqa: A002 - the word that users type
     overwrite: bool = False,
 ) -> JobSummary:
-    """Write the rows of a finished job to one file, as `audioset embed` would have, in the order of its items.
+    """Write the rows of a finished job to one file, as `audioset embed` would have, in the order of its parts.
+
+    That is the order of the items, except for those that were added or tried again later.
 
     Parameters
     ----------

@@ -191,7 +191,18 @@ class Output:
         return {**self.__dict__, "_folder": None, "_known": {}}
 
     def write(self, about: PartDone, rows: Rows) -> PartDone:
-        """Write a part, whole or not at all, and return what it says."""
+        """Write a part, whole or not at all, and return what it says.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written, or the folder was removed meanwhile.
+        """
+        if not self.folder.exists(JOB_NAME):
+            raise OutputError(
+                f"{self.name}: its {JOB_NAME} is gone; expected the folder as it was when the job began. Was it moved "
+                "or removed meanwhile? Run the job again"
+            )
         metadata = Metadata(
             job=self.info,
             files=about.files,
@@ -382,11 +393,14 @@ def read_output(out: str) -> Output:
     if not folder.exists(JOB_NAME):
         raise OutputError(f"{out}: no {JOB_NAME} there; expected the folder of a job. Begin one with `audioset embed`")
     try:
-        found = load_json(folder.read(JOB_NAME), f"{out}/{JOB_NAME}")
+        found = load_json(folder.read(JOB_NAME), JOB_NAME)
+        size = TaskSize(**found["task"])
+        if not (size.bytes >= 1 and size.items >= 1):
+            raise ValueError(f"tasks of {size.bytes} bytes and {size.items} items")
         return Output(
             out,
-            job_from(found["job"], out),
-            TaskSize(**found["task"]),
+            job_from(found["job"], JOB_NAME),
+            size,
             bool(found["with_ids"]),
             int(found["items"]),
             _folder=folder,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,8 @@ class JobRows:
         The sum of those.
     """
 
+    if_damaged: ClassVar[str] = "Run again with --resume: the files in it are then embedded again"
+
     info: JobInfo
     metadata: Metadata
     parts: Sequence[tuple[Path, int]]
@@ -107,8 +109,7 @@ class JobRows:
                 if getattr(error, "errno", None):
                     raise
                 raise OutputError(
-                    f"{path}: damaged ({error}); expected a part as it was written. "
-                    "Run again with --resume: the files in it are then embedded again"
+                    f"{path}: damaged ({error}); expected a part as it was written. {self.if_damaged}"
                 ) from error
 
     def runs(self, *columns: str) -> Iterator[tuple[list[str], npt.NDArray[np.int64], pa.RecordBatch]]:

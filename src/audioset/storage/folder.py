@@ -202,6 +202,8 @@ class Folder:
     def _error(self, name: str, error: Exception) -> OutputError:
         if isinstance(error, OutputError):
             return error
+        if isinstance(error, NotADirectoryError):
+            return unwritable_file(Path(self.name), error)
         if self.is_local:
             return OutputError(f"{Path(self.name, name)}: {error}; expected a file that can be read. Check the folder")
         where = location(self.name)
