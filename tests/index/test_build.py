@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.index._embeddings import DIM, INFO, clips, table_of, write, write_job
 
 from audioset.errors import MissingExtraError, OptionError, OutputError, RecordError
 from audioset.index import build, load, query_in
 from audioset.index._graph import Graph
 from audioset.records import JobInfo
+
+from ._embeddings import DIM, INFO, clips, table_of, write, write_job
 
 
 @pytest.fixture

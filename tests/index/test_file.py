@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.index._embeddings import clips, write
 
 from audioset.errors import RecordError
 from audioset.index import build, load
+
+from ._embeddings import clips, write
 
 
 @pytest.fixture

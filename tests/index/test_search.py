@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.index._embeddings import DIM, INFO, clips, cosines, ranges, table_of, write
 
 from audioset import Embeddings
 from audioset.errors import OptionError
 from audioset.index import SoundIndex, build, load
 from audioset.index.search import By
 from audioset.records import EmbeddingTable, JobWriter
+
+from ._embeddings import DIM, INFO, clips, cosines, ranges, table_of, write
 
 # An index of up to 4,096 rows is searched without the graph.
 SMALL, LARGE = [30, 1, 12, 25] * 5, [100] * 60
