@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,11 +64,23 @@ class Bench:
         return str(path)
 
 
+@pytest.fixture(scope="session")
+def _sounds() -> list[bytes]:
+    rng = np.random.default_rng(0)
+    files = [io.BytesIO() for _ in range(9)]
+    for number, file in enumerate(files):
+        soundfile.write(file, 0.1 * rng.standard_normal(16_000 + 4_000 * number), 16_000, format="WAV")
+    return [file.getvalue() for file in files]
+
+
 @pytest.fixture
-def bench(tmp_path: Path, rng: np.random.Generator, tiny: ModelSpec) -> Bench:
+def bench(tmp_path: Path, tiny: ModelSpec, _sounds: list[bytes]) -> Bench:
     """Nine clips of 1 to 3 s."""
     found = Bench(tmp_path, audioset.load("tiny", "untrained:0", threads=1), [])
-    found.clips = [found.write(f"clips/{number}.wav", 1 + number / 4, rng) for number in range(9)]
+    (tmp_path / "clips").mkdir()
+    for number, sound in enumerate(_sounds):
+        (tmp_path / f"clips/{number}.wav").write_bytes(sound)
+    found.clips = [str(tmp_path / f"clips/{number}.wav") for number in range(9)]
     return found
 
 

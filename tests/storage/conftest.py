@@ -16,7 +16,7 @@ from audioset.storage import Folder
 from .servers import ObjectStore, WebServer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def _web() -> Iterator[WebServer]:
     server = WebServer()
     yield server
@@ -34,7 +34,7 @@ def web(_web: WebServer) -> WebServer:
     return _web
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def _store() -> Iterator[ObjectStore]:
     server = ObjectStore()
     yield server
