@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from audioset.cli._common import clock, interrupted_says, progress_on, report_failures
+from audioset.cli._common import clock, interrupted_says, one_interrupt, progress_on, report_failures
 from audioset.errors import OptionError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def embed_to_folder(
             recipe = replace(recipe, threads=max(1, int(options.num_cpus)))  # as each of its workers
         _dry_run(items, inputs, recipe, prepare, workers if options.ray else shard[1], as_json=as_json)
         return
-    with interrupted_says("interrupted; finished parts are kept: the same command goes on"):
+    with interrupted_says("interrupted; finished parts are kept: the same command goes on"), one_interrupt():
         model: Model | None = None
         if options.ray is not None and options.num_gpus:
             from audioset.cluster import describe_on_ray
