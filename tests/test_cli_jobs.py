@@ -96,6 +96,9 @@ def test_failures_are_tried_again_when_asked(folder: Path, tmp_path: Path) -> No
     good = (folder / "3.wav").read_bytes()
     (folder / "3.wav").write_bytes(b"no audio")
     assert "1 failed" in embed(folder, "-o", f"{out}/", status=1).stderr
+    again = embed(folder, "-o", f"{out}/", "--retry-failed", status=1).stderr
+    assert "1 failed" in again
+    assert "already complete" not in again
     (folder / "3.wav").write_bytes(good)
     assert "already complete" in embed(folder, "-o", f"{out}/", status=1).stderr
     assert "failed" not in embed(folder, "-o", f"{out}/", "--retry-failed").stderr

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +16,7 @@ import pytest
 
 import audioset
 from audioset import EmbedOptions, jobs
+from audioset.audio import Clip
 from audioset.jobs import work
 from audioset.records.info import JobInfo
 
@@ -439,8 +443,6 @@ def test_estimate_of_an_archive_goes_by_its_first_members(bench: Bench) -> None:
 def test_estimate_extrapolates_by_bytes_and_names_what_cannot_be_read(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setattr(sys.modules["audioset.jobs.estimate"], "SAMPLE", 3)
     Path(bench.clips[4]).write_bytes(b"no audio" * 4000)
     found = jobs.estimate(jobs.from_names(bench.clips), bench.model.spec, EmbedOptions())
@@ -450,14 +452,27 @@ def test_estimate_extrapolates_by_bytes_and_names_what_cannot_be_read(
 
 
 def test_estimate_measures_the_rate(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setattr(sys.modules["audioset.jobs.estimate"], "CALIBRATION_S", 0.03)
     found = jobs.estimate(jobs.from_names(bench.clips), bench.model.spec, EmbedOptions(), bench.model)
     assert found.rate is not None
     assert found.rate > 1
     wall_s = found.wall_s(2)
     assert wall_s == pytest.approx(found.audio_s / found.rate / 2)
+
+
+def test_rate_is_that_of_the_parts_of_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["audioset.jobs.estimate"], "CALIBRATION_S", 0.01)
+    path = bench.root / "parts.csv"
+    path.write_text(f"path,start_s,end_s\n{bench.clips[8]},0.5,1.5\n{bench.clips[8]},1,2\n")
+    taken: list[object] = []
+    embed_blocks = audioset.Model.embed_blocks
+
+    def noting(model: audioset.Model, sources: Iterable[tuple[Any, None]], options: EmbedOptions) -> Any:
+        return embed_blocks(model, (taken.append(source[0]) or source for source in sources), options)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(audioset.Model, "embed_blocks", noting)
+    jobs.estimate(jobs.read_manifest(path), bench.model.spec, EmbedOptions(), bench.model)
+    assert {(clip.start_s, clip.duration_s) for clip in taken if isinstance(clip, Clip)} == {(0.5, 1.0), (1.0, 1.0)}
 
 
 def test_folder_reads_back_as_one_table(bench: Bench) -> None:

@@ -226,7 +226,7 @@ def _report(summary: Summary, inputs: Inputs, *, as_json: bool) -> None:
     if summary.done_audio_s:
         rate = summary.done_audio_s / max(summary.wall_s, 1e-3)
         talk += f" ({clock(summary.done_audio_s)} of audio in {summary.wall_s:.1f} s, {rate:,.0f}× real time)"
-    elif summary.complete:
+    elif summary.complete and not summary.done_failures:
         talk += " (already complete)"
     if summary.failures:
         talk += f"; {summary.failures:,} failed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +18,8 @@ from audioset.embed import EmbedOptions, Model
 from audioset.errors import AudioSetError
 from audioset.features import SAMPLE_RATE_HZ, ShortClipWarning, num_examples
 from audioset.jobs.items import Item, Items
+from audioset.jobs.tasks import Task
+from audioset.jobs.work import sources_of
 from audioset.models.spec import ModelSpec
 
 SAMPLE = 64
@@ -181,8 +184,7 @@ def _rate(model: Model, sample: list[Item], options: EmbedOptions) -> float | No
     def sources() -> Iterator[tuple[AudioSource | Clip, int | None]]:
         order = np.random.default_rng(0).permutation(len(sample))  # lengths and formats often go with the names
         for _ in range(_MOST_PASSES):
-            for _, source in storage.sources(sample[index].file for index in order):
-                yield source, None
+            yield from sources_of([Task(0, tuple(sample[index] for index in order))], deque())
 
     began = warm = time.perf_counter()
     done_s = warm_s = reached_s = 0.0

@@ -93,7 +93,7 @@ def run_tasks(
     agenda: deque[_Step] = deque()
     worker = _Worker(output, agenda)
     try:
-        for block in model.embed_blocks(_sources(tasks, agenda), options):
+        for block in model.embed_blocks(sources_of(tasks, agenda), options):
             yield from worker.go_on()
             recording = agenda[0]
             assert isinstance(recording, _Recording)  # noqa: S101 - each block is of a recording that was given
@@ -114,7 +114,7 @@ def reason_of(name: str, error: Exception) -> str:
     return storable(reason if name in reason else f"{name}: {reason}")
 
 
-def _sources(
+def sources_of(
     tasks: Iterable[Task], agenda: deque[_Step]
 ) -> Generator[tuple[AudioSource | Clip, int | None], None, None]:
     """Yield every recording of the tasks as the engine takes it, putting it and the ends between on the agenda."""
