@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,8 +105,10 @@ def test_kinds_are_told_apart_by_content(files: dict[str, np.ndarray], tmp_path:
     statistics_of(np.eye(3)).save(tmp_path / "c.npz")
     np.save(tmp_path / "d.npy", np.eye(3))
     (tmp_path / "e.wav").write_bytes(b"RIFF")
-    found = [kind_of(tmp_path / name) for name in ("a", "b", "c.npz", "d.npy", "e.wav", "gone")]
-    assert found == ["parquet", "npz", "statistics", "npy", None, None]
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as archive:
+        archive.writestr("a.wav", b"RIFF")
+    found = [kind_of(tmp_path / name) for name in ("a", "b", "c.npz", "d.npy", "e.wav", "f.zip", "gone")]
+    assert found == ["parquet", "npz", "statistics", "npy", None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +128,21 @@ def test_other_files_are_refused(name: str, content: np.ndarray | bytes, message
     path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
     with pytest.raises(RecordError, match=f"{name}: .*{message}"):
         open_embeddings(path)
+
+
+def test_damaged_headers_are_named(files: dict[str, np.ndarray], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.eye(3))
+    header = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(header.replace(b"(3, 3)", b"(3, 3L"))
+    with pytest.raises(RecordError, match=r"a.npy: cannot be read .*multi-line"):
+        open_embeddings(tmp_path / "a.npy")
+    path = written(tmp_path / "e.npz", files)
+    content = bytearray(path.read_bytes())
+    first = content.rfind(b"PK\1\2")
+    content[first + 10] = 77  # a way of compression that nobody knows, of the last member
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=r"e.npz: cannot be read .*compression"):
+        statistics_of(path)
 
 
 def test_blocks_of_any_size_become_equal_ones(rng: np.random.Generator) -> None:

@@ -150,6 +150,16 @@ def test_what_is_no_statistics_is_refused(arrays: dict[str, np.ndarray], message
         Statistics.load(tmp_path / "bad.npz")
 
 
+def test_damage_within_what_is_compressed_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "packed.npz"
+    np.savez_compressed(path, mu=np.arange(100.0), sigma=np.eye(100))
+    content = bytearray(path.read_bytes())
+    content[80:120] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=r"packed.npz: cannot be read .*decompressing"):
+        Statistics.load(path)
+
+
 def test_a_damaged_file_is_named(rows: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "cut.npz"
     gathered(rows).save(path)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from audioset.errors import RecordError
 from audioset.fad.distance import check_embedders
-from audioset.fad.statistics import Accumulator, Statistics, has_statistics
+from audioset.fad.statistics import ARCHIVE_DAMAGE, Accumulator, Statistics, has_statistics
 from audioset.records import parts
 from audioset.records.info import JobInfo, Metadata
 from audioset.records.table import read_metadata
@@ -119,7 +119,8 @@ class NpzSource(EmbeddingSource):
     """An NPZ file that `audioset embed` wrote."""
 
     def __init__(self, path: Path) -> None:
-        _describe(self, path, read_metadata(path, "npz"))
+        with _reading(path):
+            _describe(self, path, read_metadata(path, "npz"))
         self._path = path
 
     def _read(self) -> Iterator[Block]:
@@ -172,8 +173,9 @@ def kind_of(path: str | os.PathLike[str]) -> Kind | None:
         return "npy"
     if magic.startswith(b"PK\3\4"):
         with _reading(Path(path)), zipfile.ZipFile(path) as archive:
-            names = {name.removesuffix(".npy"): None for name in archive.namelist()}
-        return "statistics" if has_statistics(names) else "npz"
+            names = {name.removesuffix(".npy"): None for name in archive.namelist() if name.endswith(".npy")}
+        if names:
+            return "statistics" if has_statistics(names) else "npz"
     return None
 
 
@@ -283,7 +285,7 @@ def _array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Whatever is wrong with a file becomes a `RecordError`."""
-    damage: tuple[type[BaseException], ...] = (*parts.damage(), EOFError, LookupError, zipfile.BadZipFile)
+    damage: tuple[type[BaseException], ...] = (*parts.damage(), *ARCHIVE_DAMAGE)
     try:
         yield
     except RecordError:
