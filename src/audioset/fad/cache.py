@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections import OrderedDict
@@ -182,9 +183,8 @@ class Group:
             numbers = [int(path.stem) for path in self._shards()]
             yield self.path / f"{max(numbers, default=-1) + 1:06d}.parquet"
 
-    def drop_outdated(self, used: dict[str, Span]) -> None:
-        """Remove what holds no recording as it is now; for who is alone in the group."""
-        kept = {span.shard.path for span in used.values()}
+    def drop_outdated(self, kept: set[Path]) -> None:
+        """Remove what holds no recording as it is now, except what is kept; for who is alone in the group."""
         for path in set(self._shards()) - kept:
             try:
                 outdated = not any(map(_is_current, _index(path)))
@@ -284,9 +284,17 @@ def _index(path: Path) -> dict[str, Span]:
 
 def _is_current(name: str) -> bool:
     try:
-        return storable(identity(name.split(":", 2)[2])) == name
-    except (OSError, IndexError, ValueError):
+        path = name.split(":", 2)[2]
+    except IndexError:
         return False
+    # Bytes that are no UTF-8 were written out, see `storable`.
+    for file in (path, re.sub(r"\\(udc[89a-f][0-9a-f])", lambda found: chr(int(found[1][1:], 16)), path)):
+        try:
+            if storable(identity(file)) == name:
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
 
 
 @contextmanager

@@ -139,7 +139,9 @@ class Embedder:
                 say(f"{name}: waiting for another process, which is embedding these recordings")
 
         with group.adding(waiting) as path:
-            index = group.index()  # what the other process did
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of damage, which was said
+                index = group.index()  # what the other process did
             todo = {key: file for key, file in known.items() if key not in index}
             try:
                 failures = self._embed(path, todo, watch) if todo else []
@@ -148,7 +150,8 @@ class Embedder:
                     f"{path}: the cache cannot be written ({error.__cause__ or error}); expected a folder with room. "
                     "Make room or choose another with --cache; what is done is kept"
                 ) from error
-            group.drop_outdated({key: span for key, span in index.items() if key in known})
+            # What was written just now is used, even where a recording has changed since it was asked for.
+            group.drop_outdated({path, *(span.shard.path for key, span in index.items() if key in known)})
         return failures
 
     def _embed(self, path: Path, todo: dict[str, str], watch: Watch | None) -> list[Failure]:
