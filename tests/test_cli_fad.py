@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import inspect
+import io
 import json
+import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +29,20 @@ pytestmark = [
 WEIGHTS = ["-m", "tiny", "-w", "untrained:0"]
 
 
-def noise(folder: Path, seed: int, count: int, level: float = 0.1) -> Path:
+@cache
+def recordings(seed: int, count: int, level: float) -> list[bytes]:
     rng = np.random.default_rng(seed)
+    files = []
+    for _ in range(count):
+        soundfile.write(file := io.BytesIO(), level * rng.standard_normal(16_000 * 4), 16_000, format="wav")
+        files.append(file.getvalue())
+    return files
+
+
+def noise(folder: Path, seed: int, count: int, level: float = 0.1) -> Path:
     folder.mkdir()
-    for number in range(count):
-        soundfile.write(folder / f"{number}.wav", level * rng.standard_normal(16_000 * 4), 16_000)
+    for number, content in enumerate(recordings(seed, count, level)):
+        (folder / f"{number}.wav").write_bytes(content)
     return folder
 
 
@@ -82,7 +94,8 @@ def test_folders_are_measured(here: Path) -> None:
 
 def test_defaults_are_those_of_the_library() -> None:
     parameters = inspect.signature(command.fad).parameters
-    assert parameters["seed"].default == inspect.signature(fad.fad_infinity).parameters["seed"].default
+    for name in ("seed", "replacement"):
+        assert parameters[name].default == inspect.signature(fad.fad_infinity).parameters[name].default
     assert parameters["min_examples"].default == inspect.signature(fad.per_file).parameters["min_examples"].default
     library = inspect.signature(audioset.load).parameters
     for name, of_library in (
@@ -186,6 +199,20 @@ def test_infinity_is_extrapolated(here: Path, rng: np.random.Generator) -> None:
     assert found["evaluated"][0]["infinity"]["distances"] == pytest.approx(expected.distances)
 
 
+def test_samples_can_be_drawn_as_fadtk_does(here: Path, rng: np.random.Generator) -> None:
+    reference, other = rng.standard_normal((1000, 16)), rng.standard_normal((700, 16))
+    np.save("ref.npy", reference)
+    np.save("gen.npy", other)
+    arguments = ["ref.npy", "gen.npy", "--infinity", "--seed", 3]
+    assert "FAD∞: samples drawn without replacement; seed 3" in run(*arguments).stderr
+    shown = run(*arguments, "--replacement")
+    assert "FAD∞: samples drawn with replacement, as fadtk; seed 3" in shown.stderr
+    expected = fad.fad_infinity(fad.statistics_of(reference), other, seed=3, replacement=True)
+    assert float(columns(shown)[1][2]) == pytest.approx(expected.value, rel=1e-5)
+    found = [json.loads(run(*arguments, *more, "--json").stdout) for more in ([], ["--replacement"])]
+    assert [one["evaluated"][0]["infinity"]["replacement"] for one in found] == [False, True]
+
+
 def test_too_few_to_extrapolate_fail_alone(here: Path, rng: np.random.Generator) -> None:
     for name, count in (("ref", 1000), ("few", 40), ("gen", 300)):
         np.save(f"{name}.npy", rng.standard_normal((count, 16)))
@@ -219,19 +246,78 @@ def test_embedders_that_differ_are_refused_before_anything_is_embedded(here: Pat
         (["ref", "gen", "--min-examples", "1"], "--min-examples: 1"),
         (["ref", "-"], "-: standard input"),
         (["ref", "s3://bucket/gen/"], "s3://bucket/gen/: not on a disk"),
+        (["ref", "gen.zip"], "gen.zip: recordings in an archive; .*`audioset embed gen.zip"),
+        (["ref", "gen.zip::0.wav"], "gen.zip::0.wav: recordings in an archive"),
+        (["ref", "gen", "--replacement"], "--replacement: .*--infinity"),
+        (["ref", "few.npy", "--cache", "kept"], "few.npy: 3 dimensions, ref has 16"),
         (["ref", "--clear-cache"], "--clear-cache: is a run of its own"),
         (["ref", "ref.npz", "--per-file"], "ref.npz: statistics, for --infinity and --per-file"),
     ],
 )
 def test_wrong_usage_is_named(here: Path, arguments: list[str], message: str) -> None:
     fad.statistics_of(np.eye(16)).save("ref.npz")
+    np.save("few.npy", np.eye(3))
+    with zipfile.ZipFile("gen.zip", "w") as archive:
+        archive.write("gen/0.wav", "0.wav")
     with pytest.raises(audioset.errors.OptionError, match=message):
         run(*arguments, *WEIGHTS)
+    assert not (here / "kept").exists()
 
 
 def test_names_without_files_are_named(here: Path) -> None:
+    result = run("ref", "none/*.wav", *WEIGHTS, "--cache", "kept", status=1)
+    assert "failed: none/*.wav: no file matches this pattern" in result.stderr
+    assert not (here / "kept").exists()  # nothing is embedded in vain
     with pytest.raises(audioset.errors.AudioError, match="no file matches this pattern"):
-        run("ref", "none/*.wav", *WEIGHTS)
+        run("none/*.wav", "ref", *WEIGHTS)
+
+
+def test_what_cannot_be_read_stops_no_other(here: Path) -> None:
+    (here / "silent").mkdir()
+    (here / "silent" / "bad.wav").write_text("hello")
+    (here / "cut.npz").write_bytes(b"PK\3\4 and no more")
+    np.save("one.npy", np.ones((1, 16)))
+    arguments = ["ref", "silent", "cut.npz", "none/*.wav", "one.npy", "gen", *WEIGHTS]
+    result = run(*arguments, "--per-file", "-o", "files.csv", status=1)
+    assert [line[0] for line in columns(result)] == ["EVAL", "gen"]
+    for failed in (
+        "silent: no recording could be read (silent/bad.wav",
+        "cut.npz: cannot be read",
+        "none/*.wav: no file matches",
+        "one.npy: 1 example; expected at least 2",
+    ):
+        assert f"failed: {failed}" in result.stderr
+    assert "→ files.csv" in result.stderr
+    found = json.loads(run(*arguments, "--json", status=1).stdout)
+    assert {failure["file"] for failure in found["failures"]} == {"silent", "cut.npz", "none/*.wav", "one.npy"}
+    assert [one["source"] for one in found["evaluated"]] == ["gen"]
+
+
+def test_no_table_is_left_where_nothing_was_measured(here: Path) -> None:
+    np.save("one.npy", np.ones((1, 16)))
+    result = run("ref", "one.npy", *WEIGHTS, "--per-file", "-o", "files.csv", status=1)
+    assert "files.csv" not in result.stderr
+    assert not (here / "files.csv").exists()
+
+
+def test_a_reference_that_is_no_covariance_is_refused_before_anything_is_embedded(here: Path) -> None:
+    np.savez("ref.npz", mu=np.zeros(16), sigma=np.diag([1.0] * 15 + [-1e-3]))
+    with pytest.raises(audioset.errors.RecordError, match=r"ref.npz: its covariance has an eigenvalue of -0.001"):
+        run("ref.npz", "gen", *WEIGHTS, "--cache", "kept")
+    assert not (here / "kept").exists()
+
+
+def test_a_reference_of_float32_is_said_once(here: Path, rng: np.random.Generator) -> None:
+    np.savez("ref.npz", mu=np.zeros(16), sigma=np.diag([1.0] * 15 + [-1e-8]))
+    np.save("gen.npy", rng.standard_normal((200, 16)))
+    with pytest.warns(UserWarning, match="arithmetic in float32") as said:
+        run("ref.npz", "gen.npy", "gen.npy", "--infinity", "--per-file")
+    assert len(said) == 1
+
+
+def test_what_was_just_embedded_is_not_from_the_cache(here: Path) -> None:
+    assert "from the cache" not in run("ref", "ref", *WEIGHTS).stderr
+    assert "6 from the cache" in run("ref", "ref", *WEIGHTS).stderr
 
 
 def test_nothing_need_be_kept(here: Path, isolated_cache: Path) -> None:

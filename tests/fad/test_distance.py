@@ -70,7 +70,7 @@ def test_distance_is_symmetric_and_zero_of_itself(rng: np.random.Generator) -> N
     assert 0 <= frechet_distance(a, a) < 1e-12 * np.trace(a.covariance)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_distance_is_never_negative(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = drawn(rng, 20, 64)  # rank 19: where others' square roots fail

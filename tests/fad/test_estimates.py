@@ -34,10 +34,10 @@ class Files(EmbeddingSource):
 
 def test_extrapolation_takes_the_bias_of_few_examples_away(reference: Statistics, rng: np.random.Generator) -> None:
     """Of the reference's own distribution: the truth is 0, and the plain distance is far above it."""
-    drawn = [rng.standard_normal((400, DIM)) for _ in range(12)]
+    drawn = [rng.standard_normal((400, DIM)) for _ in range(8)]
     plain = np.mean([frechet_distance(reference, statistics_of(rows)) for rows in drawn])
     extrapolated = np.mean([fad_infinity(reference, rows).value for rows in drawn])
-    repeating = np.mean([fad_infinity(reference, rows, replacement=True).value for rows in drawn])
+    repeating = np.mean([fad_infinity(reference, rows, replacement=True, min_count=64).value for rows in drawn])
     assert plain > 0.15
     assert abs(extrapolated) < 0.1 * plain
     assert repeating > 0.7 * plain  # rows that repeat bring the line back to the plain distance
@@ -73,6 +73,19 @@ def test_samples_hold_every_row_alike(rng: np.random.Generator) -> None:
         deviation = np.sqrt(10_000**2 / 12 / 500 * factor)
         assert means.mean() == pytest.approx(4999.5, abs=4 * deviation / np.sqrt(300))
         assert means.std() == pytest.approx(deviation, rel=0.15)
+
+
+def test_with_replacement_samples_are_of_fadtks_sizes(reference: Statistics, rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((600, DIM))
+    found = fad_infinity(reference, rows, replacement=True, steps=5)
+    assert found.counts == (500, 525, 550, 575, 600)
+    assert fad_infinity(reference, rows, replacement=True, steps=5) == found
+    assert fad_infinity(reference, rows, replacement=True, steps=5, seed=1).distances != found.distances
+    with pytest.raises(OptionError, match="500 examples of 16 values; expected 501 or more"):
+        fad_infinity(reference, rows[:500], replacement=True)
+    # However few there are for each dimension, as with embeddings that are longer than those of VGGish.
+    found = fad_infinity(reference, rows[:30], replacement=True, steps=3, min_count=20)
+    assert found.counts == (20, 25, 30)
 
 
 def test_extrapolation_needs_some_examples(reference: Statistics) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 import tempfile
 import warnings
@@ -71,9 +72,21 @@ def fad(
     ] = None,
     infinity: Annotated[
         bool,
-        typer.Option("--infinity", help="Also extrapolate to endless audio (FAD∞), which removes the bias of few."),
+        typer.Option(
+            "--infinity",
+            help="Also extrapolate to endless audio (FAD∞), which removes the bias of few: from samples without "
+            "replacement, unlike fadtk (see --replacement).",
+        ),
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the samples of --infinity.")] = 0,
+    replacement: Annotated[
+        bool,
+        typer.Option(
+            "--replacement",
+            help="Draw the samples of --infinity with replacement, the smallest of 500 examples, as fadtk does, to "
+            "compare with its figures. The bias stays.",
+        ),
+    ] = False,
     per_file: Annotated[
         bool, typer.Option("--per-file", help="Also the distance of each file from the reference, the farthest first.")
     ] = False,
@@ -119,7 +132,9 @@ def fad(
       audioset fad theirs/embeddings/vggish.npy mine.npy --json | jq .evaluated[0].fad
     """
     from audioset.embed import check_cores
-    from audioset.errors import OptionError
+    from audioset.errors import AudioError, OptionError, RecordError
+    from audioset.fad.distance import Gaussian
+    from audioset.records import Failure
     from audioset.weights.content import check_output
 
     if clear_cache:
@@ -135,6 +150,8 @@ def fad(
         raise OptionError("--out: takes the distances of files; expected --per-file beside it")
     if not evaluated and (infinity or per_file):
         raise OptionError("--infinity and --per-file: are of what is measured; expected EVAL")
+    if replacement and not infinity:
+        raise OptionError("--replacement: is of the samples of --infinity; expected that beside it")
     if cache is not None and no_cache:
         raise OptionError("--cache and --no-cache: exclude each other; expected one of them")
     if min_examples < 2:
@@ -144,21 +161,50 @@ def fad(
         if path is not None:
             check_output(path, overwrite=overwrite)
     place = place_of(precision, engine, device)
-    what = [_Given.read(argument, model) for argument in (reference, *(evaluated or []))]
+    what, unread = [_Given.read(reference, model)], []
+    for argument in evaluated or ():
+        try:
+            what.append(_Given.read(argument, model))
+        except (AudioError, RecordError) as error:
+            unread.append(Failure(argument, str(error)))
+    if evaluated and len(what) == 1 and stats is None:
+        report_failures([failure.reason for failure in unread])
+        raise typer.Exit(1)
     for given in what[1:]:
         if given.kind == "statistics" and (infinity or per_file):
             raise OptionError(f"{given.name}: statistics, for --infinity and --per-file expected embeddings or sounds")
     say = "interrupted; recordings that were embedded are kept: the same command goes on"
-    with interrupted_says("interrupted" if no_cache else say), one_interrupt(), _folder(cache, no_cache) as folder:
+    with (
+        interrupted_says("interrupted" if no_cache else say),
+        one_interrupt(),
+        _folder(cache, no_cache) as folder,
+        warnings.catch_warnings(),
+    ):
         run = _Run(model, weights, hop, place, threads, batch, folder)
+        run.failures += unread
         if any(given.kind == "sound" for given in what):
             say_if_small(model)
-            run.check(what)
+        run.check(what)
         found = _Found(run.statistics(what[0]))
+        Gaussian.of(found.reference)  # what is wrong with it is said before more is embedded, and once
+        warnings.filterwarnings("ignore", f"{re.escape(found.reference.source)}: its covariance", UserWarning)
         if stats is not None:
             found.reference.save(stats, overwrite=overwrite)
         for given in what[1:]:
-            found.add(run, given, infinity=infinity, seed=seed, per_file=per_file, min_examples=min_examples)
+            try:
+                found.add(
+                    run,
+                    given,
+                    infinity=infinity,
+                    seed=seed,
+                    replacement=replacement,
+                    per_file=per_file,
+                    min_examples=min_examples,
+                )
+            except (AudioError, RecordError) as error:  # nothing of it can be read; others can
+                run.failures.append(Failure(given.name, str(error)))
+        if not found.evaluated:
+            out = None
         if out is not None:
             _write_csv(out, found.evaluated)
     found.report(run, as_json=as_json, listing=per_file and out is None)
@@ -185,20 +231,25 @@ class _Given:
         known = self.source or self.statistics
         return None if known is None else known.info
 
+    @property
+    def dim(self) -> int | None:
+        known = self.source or self.statistics
+        return None if known is None else known.dim
+
     @classmethod
     def read(cls, argument: str, model: str) -> _Given:
         from audioset.errors import AudioError, OptionError
         from audioset.fad import Statistics, open_embeddings
         from audioset.fad.sources import kind_of, several_files
         from audioset.inputs import STDIN, expand
-        from audioset.storage import is_url
+        from audioset.storage.names import is_archive, is_url, split_member
 
         if argument == STDIN:
             raise OptionError("-: standard input can be read only once; expected files, folders or patterns")
+        embed_it = f"Embed it with `audioset embed {argument} -o embeddings.parquet`, and give that file"
         if is_url(argument):
             raise OptionError(
-                f"{argument}: not on a disk, where a change is seen; expected files, folders or patterns. Embed it "
-                f"with `audioset embed {argument} -o embeddings.parquet`, and give that file"
+                f"{argument}: not on a disk, where a change is seen; expected files, folders or patterns. {embed_it}"
             )
         kind = kind_of(argument)
         if kind == "statistics":
@@ -208,6 +259,8 @@ class _Given:
         inputs = expand([argument])
         if not inputs.files:
             raise AudioError("; ".join(str(error) for _, error in inputs.missing))
+        if any(is_archive(file) or split_member(file) for file in inputs.files):
+            raise OptionError(f"{argument}: recordings in an archive; expected them as files. {embed_it}")
         return cls(argument, "sound", inputs.files, tuple(str(error) for _, error in inputs.missing))
 
 
@@ -249,12 +302,14 @@ class _Run:
         )
 
     def check(self, what: Sequence[_Given]) -> None:
-        """Refuse embedders that differ before hours are spent on embedding."""
-        from audioset.fad.distance import check_embedders
+        """Refuse embedders and dimensions that differ before hours are spent on embedding."""
+        from audioset.fad.distance import check_dims, check_embedders
 
         infos = [self.embedder.info if given.kind == "sound" else given.info for given in what]
-        for given, info in zip(what[1:], infos[1:], strict=True):
+        dims = [self.embedder.info.embedding_dim if given.dim is None else given.dim for given in what]
+        for given, info, dim in zip(what[1:], infos[1:], dims[1:], strict=True):
             check_embedders(infos[0], info, what[0].name, given.name)
+            check_dims(dims[0], dim, what[0].name, given.name)
 
     def source(self, given: _Given) -> EmbeddingSource:
         """Return the embeddings of sounds, embedding what the cache does not have; or those that were given."""
@@ -283,7 +338,7 @@ class _Run:
             if progress is not None:
                 progress.stop()
         self.failures += found.failures
-        self.reused[given.name] = found.reused
+        self.reused.setdefault(given.name, found.reused)  # given twice, the second finds what the first embedded
         return found.source
 
     def statistics(self, given: _Given) -> Statistics:
@@ -309,9 +364,18 @@ class _Found:
 
     reference: Statistics
     evaluated: list[_Evaluated] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
-    def add(self, run: _Run, given: _Given, *, infinity: bool, seed: int, per_file: bool, min_examples: int) -> None:
+    def add(
+        self,
+        run: _Run,
+        given: _Given,
+        *,
+        infinity: bool,
+        seed: int,
+        replacement: bool,
+        per_file: bool,
+        min_examples: int,
+    ) -> None:
         from audioset import fad
         from audioset.errors import OptionError
         from audioset.records import Failure
@@ -325,7 +389,7 @@ class _Found:
             one = _Evaluated(statistics, fad.frechet_distance(self.reference, statistics))
         if source is not None and infinity:
             try:
-                one.infinity = fad.fad_infinity(self.reference, source, seed=seed)
+                one.infinity = fad.fad_infinity(self.reference, source, seed=seed, replacement=replacement)
             except OptionError as error:  # too few examples; what else was found of it, and of others, stands
                 run.failures.append(Failure(given.name, str(error)))
         if source is not None and per_file:
@@ -350,6 +414,10 @@ class _Found:
             f"reference: {_counted(self.reference)}" + (f", {reused:,} from the cache" if reused else ""), err=True
         )
         typer.echo(f"embedder: {_described(info)}", err=True)
+        samples = next((one.infinity for one in self.evaluated if one.infinity is not None), None)
+        if samples is not None:
+            way = "with replacement, as fadtk" if samples.replacement else "without replacement"
+            typer.echo(f"FAD∞: samples drawn {way}; seed {samples.seed}", err=True)
         for sentence in said:
             typer.echo(f"warning: {sentence}", err=True)
 

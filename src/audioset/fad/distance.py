@@ -149,12 +149,16 @@ def small_sample(statistics: Statistics) -> str | None:
 
 def check_comparable(reference: Statistics, evaluated: Statistics) -> None:
     """Raise OptionError for statistics that no distance relates; what is unknown of one is taken to be as the other."""
-    if reference.dim != evaluated.dim:
-        raise OptionError(
-            f"{evaluated.source}: {evaluated.dim} dimensions, {reference.source} has {reference.dim}; expected "
-            "embeddings of one model"
-        )
+    check_dims(reference.dim, evaluated.dim, reference.source, evaluated.source)
     check_embedders(reference.info, evaluated.info, reference.source, evaluated.source)
+
+
+def check_dims(reference: int, evaluated: int, *names: str) -> None:
+    """Raise OptionError where embeddings have different dimensions; `names` are those of the two."""
+    if reference != evaluated:
+        raise OptionError(
+            f"{names[1]}: {evaluated} dimensions, {names[0]} has {reference}; expected embeddings of one model"
+        )
 
 
 def check_embedders(reference: JobInfo | None, evaluated: JobInfo | None, *names: str) -> None:

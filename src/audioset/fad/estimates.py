@@ -17,6 +17,7 @@ from audioset.fad.statistics import Moments, Statistics
 
 STEPS = 25
 MIN_EXAMPLES = 10
+FADTK_MIN_COUNT = 500
 _FEWEST_PER_DIM = 2  # in the smallest sample: distances of fewer do not lie on the line
 
 Embeddings = EmbeddingSource | npt.NDArray[Any] | str | os.PathLike[str]
@@ -97,32 +98,37 @@ def fad_infinity(
     steps : int
         Samples, of sizes spread evenly from `min_count` to all examples.
     min_count : int, optional
-        Examples in the smallest; by default four a dimension, or half of all where that is less.
+        Examples in the smallest; by default four a dimension, or half of all where that is less, and fadtk's 500 with
+        replacement.
     seed : int
         Of the random generator.
     replacement : bool
-        Draw rows with replacement, as fadtk does. These samples repeat rows, and the line through them leads back to
-        the plain distance, bias included.
+        Draw rows with replacement, as fadtk (the code of Gui et al.) does; Chong and Forsyth draw without. Samples that
+        repeat rows have a line that leads back to the plain distance, bias included.
 
     Raises
     ------
     OptionError
-        There are fewer than four examples a dimension, an option is out of range, or the embedders differ.
+        There are fewer than four examples a dimension, or with replacement no more than the smallest sample has; an
+        option is out of range, or the embedders differ.
     """
     source = as_source(evaluated)
-    most, needed = source.num_rows, EXTRAPOLATED_PER_DIM * source.dim
+    most = source.num_rows
+    if replacement:
+        least, fewest = 2, FADTK_MIN_COUNT if min_count is None else min_count
+        needed = fewest + 1
+    else:
+        least, needed = _FEWEST_PER_DIM * source.dim, EXTRAPOLATED_PER_DIM * source.dim
+        fewest = min(needed, most // 2) if min_count is None else min_count
     if most < needed:
         raise OptionError(
             f"{source.name}: {most:,} examples of {source.dim} values; expected {needed:,} or more to extrapolate "
             "from. Use more audio, or the plain distance"
         )
-    fewest = min(needed, most // 2) if min_count is None else min_count
     if steps < 3:
         raise OptionError(f"steps: {steps} is out of range; expected 3 or more")
-    if not _FEWEST_PER_DIM * source.dim <= fewest < most:
-        raise OptionError(
-            f"min_count: {fewest} is out of range; expected from {_FEWEST_PER_DIM * source.dim} to {most - 1}"
-        )
+    if not least <= fewest < most:
+        raise OptionError(f"min_count: {fewest} is out of range; expected from {least} to {most - 1}")
     counts = np.unique(np.linspace(fewest, most, steps).astype(np.int64))
     gaussian = Gaussian.of(reference)
     distances = []
