@@ -124,6 +124,9 @@ def test_dry_run_says_what_it_takes_and_writes_nothing(
     about = json.loads(embed(folder, "-o", f"{tmp_path}/out/", "--dry-run", "--json", "--shard", "1/4").stdout)
     assert about["audio_s"] == pytest.approx(6 + 0.5 * 15)
     assert about["wall_s"] == pytest.approx(about["audio_s"] / about["rate"] / 4)
+    (folder / "0.wav").write_bytes(b"no audio")
+    result = embed(folder / "0.wav", "-o", f"{tmp_path}/out/", "--dry-run", status=1)
+    assert "time      not measured: nothing could be read" in result.stdout
 
 
 def test_what_does_not_fit_together_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -241,7 +241,8 @@ def _dry_run(
     from audioset import jobs, models
 
     spec = models.get(recipe.model)
-    found = jobs.estimate(items, spec, recipe.options, _model_at_hand(recipe, prepare))
+    model = _model_at_hand(recipe, prepare)
+    found = jobs.estimate(items, spec, recipe.options, model)
     wall_s = found.wall_s(workers)
     if as_json:
         typer.echo(json.dumps({**asdict(found), "workers": workers, "wall_s": wall_s}))
@@ -251,7 +252,8 @@ def _dry_run(
     typer.echo(f"examples  about {found.rows:,}")
     typer.echo(f"output    about {found.out_bytes / 1e6:,.1f} MB")
     if wall_s is None:
-        typer.echo("time      not measured: the weights are not in the cache (`audioset models fetch`)")
+        why = "the weights are not in the cache (`audioset models fetch`)" if model is None else "nothing could be read"
+        typer.echo(f"time      not measured: {why}")
     else:
         at_once = "" if workers == 1 else f", on {workers} such processes at once"
         typer.echo(f"time      about {clock(wall_s)} at {found.rate:,.0f}× real time{at_once}")

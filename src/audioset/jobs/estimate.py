@@ -199,7 +199,7 @@ def _rate(model: Model, sample: list[Item], options: EmbedOptions) -> float | No
             )
             if warm_s == 0.0 and now - began > CALIBRATION_S / 5:
                 warm, warm_s = now, reached_s
-            if now - began > CALIBRATION_S:
-                break
+            if now - began > CALIBRATION_S and (reached_s > warm_s > 0.0 or not reached_s):
+                break  # not before something was measured, unless nothing can be read
     took_s = time.perf_counter() - warm
     return round((reached_s - warm_s) / took_s, 1) if reached_s > warm_s else None
