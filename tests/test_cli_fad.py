@@ -316,7 +316,9 @@ def test_a_reference_of_float32_is_said_once(here: Path, rng: np.random.Generato
 
 
 def test_what_was_just_embedded_is_not_from_the_cache(here: Path) -> None:
-    assert "from the cache" not in run("ref", "ref", *WEIGHTS).stderr
+    first = run("ref", "ref", *WEIGHTS).stderr
+    assert "from the cache" not in first
+    assert first.count("warning: ref: 24 examples") == 1
     assert "6 from the cache" in run("ref", "ref", *WEIGHTS).stderr
 
 

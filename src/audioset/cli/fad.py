@@ -441,7 +441,7 @@ class _Found:
             for statistics in every
             if statistics.count is None
         ]
-        return found
+        return list(dict.fromkeys(found))  # a side may be given twice
 
     def _rows(self) -> list[list[str]]:
         extrapolated = any(one.infinity is not None for one in self.evaluated)
