@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,15 @@ def test_a_later_layout_is_refused(tmp_path: Path) -> None:
         RecordError, match=r"later\.parquet: written in layout 2, this version of audioset reads layout 1"
     ):
         read_embeddings(tmp_path / "later.parquet")
+
+
+def test_no_flipped_byte_of_an_archive_is_met_with_a_traceback(info: JobInfo, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    write(out, info, make_clips(info, [20]), format="npz")
+    whole = out.read_bytes()
+    for at in range(0, len(whole), 97):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        out.write_bytes(damaged)
+        with contextlib.suppress(RecordError):  # what it is for; any other error ends the test
+            read_embeddings(out)

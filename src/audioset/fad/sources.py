@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from audioset.errors import RecordError
 from audioset.fad.distance import check_embedders
-from audioset.fad.statistics import ARCHIVE_DAMAGE, Accumulator, Statistics, has_statistics
+from audioset.fad.statistics import Accumulator, Statistics, has_statistics
 from audioset.records import parts
 from audioset.records.info import JobInfo, Metadata
-from audioset.records.table import read_metadata
+from audioset.records.table import NPZ_DAMAGE, read_metadata
 
 BLOCK_ROWS = 4096
 _ENDINGS = (".npy", ".npz", ".parquet")
@@ -285,7 +285,7 @@ def _array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Whatever is wrong with a file becomes a `RecordError`."""
-    damage: tuple[type[BaseException], ...] = (*parts.damage(), *ARCHIVE_DAMAGE)
+    damage: tuple[type[BaseException], ...] = (*parts.damage(), *NPZ_DAMAGE)
     try:
         yield
     except RecordError:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,21 +15,11 @@ import numpy.typing as npt
 from audioset._files import written_whole
 from audioset.errors import OutputError, RecordError
 from audioset.records.info import LAYOUT, JobInfo, job_from, load_json
+from audioset.records.table import NPZ_DAMAGE
 
 CHUNK_BYTES = 4 << 20
 _MEANS = ("mu", "mean")
 _COVARIANCES = ("sigma", "cov", "covariance")
-# What NumPy and zipfile raise of files that are damaged, encrypted or packed in ways that Python does not know.
-ARCHIVE_DAMAGE = (
-    OSError,
-    ValueError,
-    LookupError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    tokenize.TokenError,
-)
 _ASYMMETRY = 1e-5  # of the largest entry; what arithmetic in float32 leaves
 
 Float64Array = npt.NDArray[np.float64]
@@ -135,7 +122,7 @@ class Statistics:
                 text = str(archive["metadata"]) if "metadata" in archive else None
         except RecordError:
             raise
-        except ARCHIVE_DAMAGE as error:
+        except NPZ_DAMAGE as error:
             raise RecordError(f"{path}: cannot be read ({error}); expected an NPZ of statistics, whole") from error
         if text is None:
             return cls(mean, covariance, source=str(path))

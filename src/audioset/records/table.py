@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,18 @@ import numpy.typing as npt
 from audioset.errors import RecordError
 from audioset.records import parts
 from audioset.records.info import JobInfo, Metadata
+
+# What NumPy and zipfile raise of files that are damaged, encrypted or packed in ways that Python does not know.
+NPZ_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,7 @@ def _open_npz(path: Path) -> Iterator[Any]:
             yield archive
     except RecordError:
         raise
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except NPZ_DAMAGE as error:
         raise _unreadable(path, "NPZ", error) from error
 
 
