@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -25,3 +26,14 @@ def test_all_that_is_missing_is_named_with_one_line_to_install_it(monkeypatch: p
         check_installed("audioset train", "torch", "lightning", "sklearn")
     with pytest.raises(MissingExtraError, match=r"scikit-learn is not installed; expected it\. Install it with"):
         check_installed("audioset.finetune", "sklearn")
+
+
+@pytest.mark.parametrize(("module", "library"), [("audioset.hear", "torch"), ("audioset.sklearn", "sklearn")])
+def test_modules_that_need_a_library_say_so_when_imported(
+    module: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = pytest.importorskip(module)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else found(name))
+    with pytest.raises(MissingExtraError, match=rf"{module}: .* is not installed"):
+        importlib.reload(imported)

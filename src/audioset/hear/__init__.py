@@ -7,6 +7,10 @@
 share is here, for modules of one's own.
 """
 
-from audioset.hear._base import HearModel, get_scene_embeddings, get_timestamp_embeddings
+from audioset._extras import check_installed
+
+check_installed("audioset.hear", "torch")
+
+from audioset.hear._base import HearModel, get_scene_embeddings, get_timestamp_embeddings  # noqa: E402
 
 __all__ = ["HearModel", "get_scene_embeddings", "get_timestamp_embeddings"]
