@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -61,6 +62,11 @@ def read_embeddings(path: Path | str) -> EmbeddingTable:
     ------
     RecordError
         When the file is missing, damaged, of another format, or was not written by this package.
+
+    Warns
+    -----
+    UserWarning
+        The folder is that of a job that is not complete.
     """
     path = Path(path)
     if path.is_dir():
@@ -103,6 +109,11 @@ def _read_folder(folder: Path) -> EmbeddingTable:
         raise RecordError(
             f"{folder}: a folder without part-*.parquet; expected an embeddings file, or the folder that "
             "`audioset embed -o FOLDER/` wrote"
+        )
+    if not (folder / "_manifest.json").exists():
+        warnings.warn(
+            f"{folder}: the job that writes it is not complete; these are the rows so far (`audioset jobs status`)",
+            stacklevel=3,
         )
     return EmbeddingTable(
         values=np.concatenate([table.values for table in tables]),
