@@ -114,3 +114,12 @@ def test_standard_input_is_refused() -> None:
 def test_name_that_is_no_text_is_refused() -> None:
     with pytest.raises(OptionError, match=r"caf\\udce9.wav: this name is not valid Unicode"):
         from_names(["caf\udce9.wav"])
+
+
+def test_bytes_of_what_is_no_table_stay_out_of_the_message(tmp_path: Path) -> None:
+    path = tmp_path / "song.csv"
+    path.write_bytes(b"RIFF\nWAVE,\xff\x00\x1b[31m\x07\n")
+    with pytest.raises(OptionError, match="this manifest cannot be read") as caught:
+        read_manifest(path)
+    assert str(caught.value).isprintable()
+    assert "\ufffd" not in str(caught.value)

@@ -197,12 +197,6 @@ def is_read_once(name: str) -> bool:
     return name == STDIN or (os.path.exists(name) and stat.S_ISFIFO(os.stat(name).st_mode))  # noqa: PTH116
 
 
-def reason_of(name: str, error: Exception) -> str:
-    """Return why a file failed, in a sentence that names it, also where the error is none of this package's."""
-    reason = str(error) if isinstance(error, AudioSetError) else f"{type(error).__name__}: {error}"
-    return reason if name in reason or name == STDIN else f"{name}: {reason}"
-
-
 def check_not_an_input(out: str, files: Iterable[str], option: str = "--out") -> None:
     """Raise OptionError if an output would take the place of one of the recordings."""
     if os.path.exists(out):

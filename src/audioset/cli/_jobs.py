@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -192,8 +193,6 @@ def _items(inputs: Inputs, manifest: str | None, recipe: Recipe) -> Items:
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[Progress], None] | None]:
     """Give a function that shows progress: a bar on a terminal, nothing in a pipe."""
-    import time
-
     progress = progress_on(sys.stderr)
     if progress is None:
         yield None

@@ -29,7 +29,6 @@ from audioset.cli._common import (
     one_interrupt,
     progress_on,
     raw_input,
-    reason_of,
     report_failures,
     say_if_small,
     seconds_of,
@@ -60,6 +59,7 @@ from audioset.cli._place import (
 from audioset.cli.models import downloading
 from audioset.features import SAMPLE_RATE_HZ, num_examples
 from audioset.inputs import STDIN, Inputs, expand
+from audioset.records.info import reason_of
 
 if TYPE_CHECKING:
     from audioset.audio import AudioSource

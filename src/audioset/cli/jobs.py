@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from audioset.cli._common import clock, report_failures
+from audioset.cli._common import clock, interrupted_says, report_failures
 from audioset.records.info import storable
 
 app = typer.Typer(help="Look at jobs that write a folder of parts.", no_args_is_help=True)
@@ -91,7 +91,8 @@ def merge(
     """
     from audioset import jobs
 
-    summary = jobs.merge(folder, out, format=output_format, overwrite=overwrite)
+    with interrupted_says(f"interrupted; {out} was not written"):
+        summary = jobs.merge(folder, out, format=output_format, overwrite=overwrite)
     typer.echo(
         f"{summary.rows:,} embeddings of {summary.files:,} files → {out} ({summary.num_bytes / 1e6:,.1f} MB)", err=True
     )

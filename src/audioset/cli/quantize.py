@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioset.cli._common import interrupted_says, is_read_once, reason_of, report_failures, write_columns
+from audioset.cli._common import interrupted_says, is_read_once, report_failures, write_columns
 from audioset.cli._place import counting
 from audioset.cli.models import downloading
 from audioset.inputs import Inputs, expand
+from audioset.records.info import reason_of
 
 if TYPE_CHECKING:
     from audioset.int8 import Int8Weights, Recordings

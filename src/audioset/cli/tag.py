@@ -26,7 +26,6 @@ from audioset.cli._common import (
     is_read_once,
     progress_on,
     raw_input,
-    reason_of,
     report_failures,
     say_if_small,
     source_of,
@@ -45,6 +44,7 @@ from audioset.cli._reports import CsvReport, JsonReport, PlainReport, Report, Ri
 from audioset.cli.models import downloading
 from audioset.errors import AudioSetError, OptionError, OutputError
 from audioset.inputs import STDIN, Inputs, expand
+from audioset.records.info import reason_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioset.cli._common import interrupted_says, is_read_once, reason_of, report_failures, write_columns
+from audioset.cli._common import interrupted_says, is_read_once, report_failures, write_columns
 from audioset.cli._place import (
     CPU,
     DeviceOption,
@@ -21,6 +21,7 @@ from audioset.cli._place import (
 )
 from audioset.cli.models import downloading
 from audioset.inputs import expand
+from audioset.records.info import reason_of
 
 if TYPE_CHECKING:
     from audioset._runtime import Place

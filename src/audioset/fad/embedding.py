@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from audioset._runtime import Place, choose
 from audioset.embed import EmbedOptions
-from audioset.errors import AudioError, AudioSetError, OutputError
+from audioset.errors import AudioError, OutputError
 from audioset.fad.cache import CachedSource, Group, Span, cache_folder, identity
 from audioset.fad.sources import EmbeddingSource
 from audioset.features import ShortClipWarning
 from audioset.inputs import expand
 from audioset.records import Failure, JobInfo, JobWriter
-from audioset.records.info import storable
+from audioset.records.info import reason_of, storable
 
 if TYPE_CHECKING:
     from audioset.embed import Model
@@ -166,7 +166,7 @@ class Embedder:
             for block in self._model.embed_blocks(((file, None) for _, file in left), options) if self._model else ():
                 key, file = left[block.index]
                 if block.error is not None:
-                    writer.fail(key, _reason(file, block.error))
+                    writer.fail(key, reason_of(file, block.error))
                 else:
                     writer.append(key, block.start_s, block.end_s, block.values, last=block.last)
                     rows += len(block.values)
@@ -258,8 +258,3 @@ def base_of(arguments: Sequence[str]) -> str:
         return os.path.commonpath(folders)
     except ValueError:  # on several drives
         return folders[0]
-
-
-def _reason(file: str, error: Exception) -> str:
-    reason = str(error) if isinstance(error, AudioSetError) else f"{type(error).__name__}: {error}"
-    return reason if file in reason else f"{file}: {reason}"

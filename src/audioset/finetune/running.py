@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from audioset import audio, embed, engine
-from audioset.errors import AudioSetError
 from audioset.finetune.data import Clip
 from audioset.network import Network
+from audioset.records.info import reason_of
 
 
 def clip_means(
@@ -71,9 +71,7 @@ def clip_examples(
     reasons: dict[int, str] = {}
     for place, (values, error) in enumerate(_outputs(network, output, clips, threads)):
         if error is not None:
-            reason = str(error) if isinstance(error, AudioSetError) else f"{type(error).__name__}: {error}"
-            name = clips[place].path
-            reasons[place] = reason if name in reason else f"{name}: {reason}"
+            reasons[place] = reason_of(clips[place].path, error)
         elif not len(values):
             reasons[place] = f"{clips[place].path}: no example in it; expected sound"
         elif not np.isfinite(values).all():

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,9 +230,10 @@ def _read_table(name: str) -> pa.Table:
             "".join(table.column_names)  # raises where they are no UTF-8
             return table
     except (OSError, UnicodeError, AudioError, pa.ArrowException) as error:
+        said = "".join(takewhile(_is_plain, str(error)))  # Arrow quotes the row, which may be anything
         raise OptionError(
-            f"{name}: this manifest cannot be read ({error}); expected Parquet, or CSV in UTF-8 with a header that "
-            "names path"
+            f"{name}: this manifest cannot be read ({said.rstrip(': ')}); expected Parquet, or CSV in UTF-8 "
+            "with a header that names path"
         ) from error
 
 
@@ -268,3 +270,7 @@ def _local_size(name: str) -> int | None:
         return None if storage.is_url(name) else os.stat(name).st_size  # noqa: PTH116 - many files, and it is faster
     except OSError:
         return None
+
+
+def _is_plain(character: str) -> bool:
+    return character.isprintable() and character != "\ufffd"

@@ -10,12 +10,11 @@ from typing import Protocol, TypeAlias, cast
 from audioset import storage
 from audioset.audio import AudioSource, Clip
 from audioset.embed import EmbeddedBlock, EmbedOptions, Model
-from audioset.errors import AudioSetError
 from audioset.jobs.items import Item
 from audioset.jobs.output import ItemFailure, PartDone
 from audioset.jobs.rows import Rows
 from audioset.jobs.tasks import Task
-from audioset.records.info import JobInfo, storable
+from audioset.records.info import JobInfo, reason_of, storable
 
 # A part is ended at this size, between files, so that of an archive that takes hours not all is lost.
 _PART_BYTES = 32 << 20
@@ -108,12 +107,6 @@ def run_tasks(
         worker.close()
 
 
-def reason_of(name: str, error: Exception) -> str:
-    """Return why a recording failed, in a sentence that names it, also where the error is none of this package's."""
-    reason = str(error) if isinstance(error, AudioSetError) else f"{type(error).__name__}: {error}"
-    return storable(reason if name in reason else f"{name}: {reason}")
-
-
 def sources_of(
     tasks: Iterable[Task], agenda: deque[_Step]
 ) -> Generator[tuple[AudioSource | Clip, int | None], None, None]:
@@ -191,7 +184,7 @@ class _Worker:
         part, item, name = self._part, recording.item, storable(recording.name)
         if block.error is not None:
             part.rows.drop(block.index)
-            self._fail(item, name, reason_of(recording.name, block.error))
+            self._fail(item, name, storable(reason_of(recording.name, block.error)))
         else:
             part.rows.add(block.index, name, _id_of(recording), block.start_s, block.end_s, block.values)
         if block.last:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from audioset._version import __version__
-from audioset.errors import RecordError
+from audioset.errors import AudioSetError, RecordError
+from audioset.inputs import STDIN
 
 LAYOUT = 1
 """Version of the metadata's layout; a reader of this version understands this one only."""
@@ -176,6 +177,12 @@ def job_from(found: dict[str, Any], subject: object) -> JobInfo:
 
 def _is_needed(field: Field[Any], found: dict[str, Any]) -> bool:
     return field.name in found or field.default is MISSING
+
+
+def reason_of(file: str, error: Exception) -> str:
+    """Why a file failed, in a sentence that names it, also where the error is none of this package's."""
+    reason = str(error) if isinstance(error, AudioSetError) else f"{type(error).__name__}: {error}"
+    return reason if file in reason or file == STDIN else f"{file}: {reason}"
 
 
 def storable(file: str) -> str:

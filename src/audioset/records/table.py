@@ -82,8 +82,8 @@ def read_embeddings(path: Path | str) -> EmbeddingTable:
         return _read_npz(path)
     raise RecordError(
         f"{path}: neither Parquet nor NPZ (it begins with {magic!r}); "
-        "expected a file written by audioset in one of these formats. Read csv, jsonl and npy with pandas or numpy, "
-        "tfrecord with read_tfrecord"
+        "expected a file written by audioset in one of these formats. Embed recordings first with "
+        "`audioset embed`. Read csv, jsonl and npy with pandas or numpy, tfrecord with read_tfrecord"
     )
 
 
