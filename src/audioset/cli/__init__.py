@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, TextIO
 
 try:
@@ -92,8 +96,10 @@ def main() -> None:
         # Files and pipes take UTF-8 wherever they are made, and names of any bytes; a terminal knows its own encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+    interrupts: list[int] = []
     try:
-        app()
+        with _noting(interrupts):
+            app()
     except OptionError as error:
         _fail(error, status=2)
     except AudioSetError as error:
@@ -103,6 +109,32 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:  # such as a full disk under standard output
         _fail(AudioSetError(f"{error.filename or 'output'}: {error.strerror or error}"), status=1)
+    except Exception:
+        if not interrupts:
+            raise
+        typer.echo("interrupted", err=True)  # while a library was being loaded, which made another error of it
+        sys.exit(130)
+
+
+@contextmanager
+def _noting(interrupts: list[int]) -> Iterator[None]:
+    """Let Ctrl-C do what it does, and have it in the list as well."""
+
+    def note(number: int, frame: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    # In the background of a shell it is ignored; and only the main thread may ask for signals.
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
 
 
 def _show_warning(
