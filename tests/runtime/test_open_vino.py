@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.util
 import os
 import subprocess
@@ -83,7 +85,7 @@ def test_a_processor_without_bf16_is_refused_with_its_name(
 
 def test_bf16_is_what_is_computed(rng: np.random.Generator) -> None:
     openvino = open_vino.import_quietly()
-    core = openvino.Core()
+    core = open_vino._core(openvino)
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
     held = weights_of(SMALL, drawn(SMALL, rng))
@@ -109,8 +111,6 @@ def test_a_call_that_fails_leaves_its_place_to_the_next(rng: np.random.Generator
 
 def test_weights_live_as_long_as_the_network() -> None:
     """OpenVINO reads the arrays in place and does not keep them."""
-    import gc
-
     spec = models.get("mini")
     network = Network(spec, weights.load("mini"), place=_runtime.resolve(engine="openvino"))
     expected = Network(spec, weights.load("mini")).run(np.ones((40, 96, 64)))["embedding"]
@@ -119,3 +119,26 @@ def test_weights_live_as_long_as_the_network() -> None:
     scratch = [np.full(500_000, np.nan, np.float32) for _ in range(8)]
     np.testing.assert_allclose(network.run(np.ones((40, 96, 64)))["embedding"], expected, rtol=1e-4, atol=1e-4)
     del scratch
+
+
+class _Stack(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def stack_for_signals() -> tuple[int | None, int, int]:
+    found = _Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    return found.address, found.flags, found.size
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_signals_find_their_stack_whenever_networks_come_and_go(rng: np.random.Generator) -> None:
+    """Where OpenVINO has put its own in the main thread, Ctrl-C crashes once two are gone, the first one first."""
+    held = weights_of(SMALL, drawn(SMALL, rng))
+    before = stack_for_signals()
+    first, second = (open_vino.OpenVino(SMALL, held, "fp32") for _ in range(2))
+    first.run(np.zeros((1, 96, 64), np.float32), ["embedding"])
+    assert stack_for_signals() == before
+    del first, second
+    gc.collect()
+    assert stack_for_signals() == before

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from queue import LifoQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,7 +64,7 @@ class OpenVino:
         calls: int = 1,
     ) -> None:
         openvino = import_quietly()
-        core = openvino.Core()
+        core = _core(openvino)
         if precision == "bf16":
             _check_bf16(core)
         tensors: Mapping[str, npt.NDArray[Any]]
@@ -118,6 +119,23 @@ def import_quietly() -> Any:
             if hidden:
                 del sys.modules[_TELEMETRY]
     return openvino
+
+
+def _core(openvino: Any) -> Any:
+    """Return OpenVINO with what it has for processors, loaded by a thread that ends with it.
+
+    Where the processor has AVX-512, the thread that loads it is given a stack for signals, and what was there before
+    when that is unloaded. Of two that are not unloaded in reverse order, the last gives back memory that is no longer
+    there, and the next signal of that thread, such as Ctrl-C in the main one, ends the process without a word.
+    """
+
+    def load() -> Any:
+        core = openvino.Core()
+        core.get_versions("CPU")
+        return core
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(load).result()
 
 
 def _read(openvino: Any, core: Any, model: onnx.ModelProto, tensors: Mapping[str, npt.NDArray[Any]]) -> Any:

@@ -142,9 +142,9 @@ class MediaServer:
         stop = last + 1 if served.drop_after is None else min(last + 1, first + served.drop_after)
         for at in range(first, stop, _PIECE):
             piece = served.content[at : min(at + _PIECE, stop)]
-            request.wfile.write(piece)
             with self._lock:
-                served.sent += len(piece)
+                served.sent += len(piece)  # before who reads it may look
+            request.wfile.write(piece)
 
 
 def noise(seconds: float, *, channels: int = 2, rate: int = RATE, seed: int = 0) -> npt.NDArray[np.int16]:
