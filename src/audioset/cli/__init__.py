@@ -34,10 +34,11 @@ try:
         train,
         verify,
     )
+    from audioset.cli._common import INTERRUPTED
     from audioset.errors import AudioSetError, OptionError
 except KeyboardInterrupt:  # loading takes some tenths of a second, in which there is no `main` to end it
     sys.stderr.write("interrupted\n")
-    raise SystemExit(130) from None
+    raise SystemExit(130) from None  # `INTERRUPTED`
 
 app = typer.Typer(
     name="audioset",
@@ -96,9 +97,9 @@ def main() -> None:
         # Files and pipes take UTF-8 wherever they are made, and names of any bytes; a terminal knows its own encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
-    interrupts: list[int] = []
+    noted: list[int] = []
     try:
-        with _noting(interrupts):
+        with _noting(noted):
             app()
     except OptionError as error:
         _fail(error, status=2)
@@ -106,35 +107,51 @@ def main() -> None:
         _fail(error, status=1)
     except KeyboardInterrupt:  # before a command has begun
         typer.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(_status(noted))
+    except SystemExit as ended:  # a command has said what is left
+        if ended.code == INTERRUPTED:
+            sys.exit(_status(noted))
+        raise
     except OSError as error:  # such as a full disk under standard output
         _fail(AudioSetError(f"{error.filename or 'output'}: {error.strerror or error}"), status=1)
     except Exception:
-        if not interrupts:
+        if not noted:
             raise
         typer.echo("interrupted", err=True)  # while a library was being loaded, which made another error of it
-        sys.exit(130)
+        sys.exit(_status(noted))
 
 
 @contextmanager
-def _noting(interrupts: list[int]) -> Iterator[None]:
-    """Let Ctrl-C do what it does, and have it in the list as well."""
+def _noting(noted: list[int]) -> Iterator[None]:
+    """Let Ctrl-C do what it does, SIGTERM do the same once, and have them in the list as well.
+
+    SIGTERM is how `kill`, containers and batch systems end what has no time left.
+    """
 
     def note(number: int, frame: object) -> None:
-        interrupts.append(number)
+        noted.append(number)
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)  # a second one ends at once
         raise KeyboardInterrupt
 
-    # In the background of a shell it is ignored; and only the main thread may ask for signals.
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, note)
+    # In the background of a shell Ctrl-C is ignored; and only the main thread may ask for signals.
+    ordinary = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: how for number, how in ordinary.items() if signal.getsignal(number) is how}
+    if threading.current_thread() is not threading.main_thread():
+        before.clear()
+    for number in before:
+        signal.signal(number, note)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is note:
-            signal.signal(signal.SIGINT, before)
+        for number, how in before.items():
+            if signal.getsignal(number) is note:
+                signal.signal(number, how)
+
+
+def _status(noted: list[int]) -> int:
+    """Return the status that shells give what a signal has ended."""
+    return 128 + signal.SIGTERM if signal.SIGTERM in noted else INTERRUPTED
 
 
 def _show_warning(

@@ -27,6 +27,7 @@ _FEW = 16
 _NAMED_FAILURES = 20
 
 BUILT_IN = "mini"
+INTERRUPTED = 128 + signal.SIGINT  # the status that shells give
 
 
 class PcmChoice(str, Enum):
@@ -189,7 +190,7 @@ def interrupted_says(message: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         typer.echo(message, err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def is_read_once(name: str) -> bool:

@@ -19,6 +19,7 @@ import typer
 from audioset import storage
 from audioset._runtime.base import resolve
 from audioset.cli._common import (
+    INTERRUPTED,
     Bar,
     PcmFormatOption,
     PcmOption,
@@ -280,7 +281,7 @@ def embed(
     except KeyboardInterrupt:
         kept = out != STDIN and job is not None and (job.num_files or job.writer.completed)
         typer.echo("interrupted; finished files are kept: go on with --resume" if kept else "interrupted", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     # Without a summary, nothing could be embedded or the reader of a pipe has seen enough.
     job.report(writer.finish() if summary is None and out == STDIN else summary, as_json=as_json)
     if summary is None or summary.failures:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -69,7 +71,7 @@ def connect(address: str | None = None) -> bool:
         options["num_cpus"] = available_cores()
     # No reports to Ray's makers, unless the user wants them: they would be requests to the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with _quietly():
+    with _quietly(), _sigterm_kept():
         try:
             if named[3]:
                 _reach(named[1] or named[2], int(named[3]))
@@ -131,6 +133,17 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         del os.environ[_LOG_LEVEL]
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Leave a program that knows what to do at SIGTERM to do that: Ray puts its own in its place, with a trace."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioset.cli._common import clock, one_interrupt, progress_on, report_failures
+from audioset.cli._common import INTERRUPTED, clock, one_interrupt, progress_on, report_failures
 from audioset.dataset.download.options import YOUTUBE_URL, DownloadOptions
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def download_audio(
             )
     except KeyboardInterrupt:
         typer.echo(_interrupted(out), err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     if report is not None:
         download.write_report(summary.failures, report)
     _say(summary, report, as_json=as_json)
