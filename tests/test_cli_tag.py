@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,13 @@ def run(*arguments: object, status: int = 0, input: bytes | None = None) -> Resu
         raise result.exception
     assert result.exit_code == status, result.output
     return result
+
+
+def tar(path: Path, folder: Path, names: list[str]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            archive.add(folder / name, name)
+    return path
 
 
 def files_in(folder: Path) -> list[str]:
@@ -181,6 +189,31 @@ def test_plots_are_written_beside_the_table(folder: Path, tmp_path: Path) -> Non
 def test_one_file_cannot_take_what_several_inputs_give(folder: Path, arguments: tuple[str, ...]) -> None:
     with pytest.raises(OptionError, match=r"one file; expected a folder"):
         run(folder, *arguments)
+
+
+def test_an_archive_gives_what_its_recordings_give(folder: Path, tmp_path: Path) -> None:
+    shard, other = (tar(tmp_path / f"{order}.tar", folder, ["a.wav", "b/a.flac"][::order]) for order in (1, -1))
+    whole = shard.read_bytes()
+    found = json.loads(run(folder / "a.wav", shard, "--format", "json").stdout)
+    names = [str(folder / "a.wav"), f"{shard}::a.wav", f"{shard}::b/a.flac"]
+    assert [item.pop("file") for item in found] == names
+    assert found[0] == found[1]
+    lines = run(other, "--top", 1).stdout.splitlines()
+    assert len({line.index("  0.") for line in lines[1:]}) == 1
+
+    shard.write_bytes(whole[: len(whole) // 2])  # within the second
+    cut = run(shard, "--format", "json", status=1)
+    assert [item["file"] for item in json.loads(cut.stdout) if "error" not in item] == names[1:2]
+    assert f"failed: {shard}: damaged or incomplete" in cut.stderr
+    assert cut.stderr.count("failed") == 1
+
+
+@pytest.mark.parametrize("option", ["--plot", "--format textgrid"])
+def test_an_archive_has_no_output_for_each(folder: Path, tmp_path: Path, option: str) -> None:
+    arguments = [*option.split(), tmp_path / "out.png"] if option == "--plot" else option.split()
+    result = CliRunner().invoke(app, ["tag", "shard.tar", *map(str, arguments), *WEIGHTS])
+    assert isinstance(result.exception, OptionError)
+    assert str(result.exception).startswith(f"{option}: shard.tar is an archive; expected recordings")
 
 
 def test_standard_input_is_read(folder: Path) -> None:

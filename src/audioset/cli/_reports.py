@@ -143,6 +143,7 @@ class PlainReport(Report):
 
     def add(self, scores: Scores) -> None:
         file = storable(scores.file)
+        self._width = max(self._width, self._length(file))  # of an archive, names are known as they come
         rows = self._selection.rows(scores)
         for row in rows:
             self._line(file, _times(row), f"{row['score']:.3f}", row["name"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from audioset import storage
 from audioset.cli._common import (
     Bar,
     PcmFormatOption,
@@ -49,6 +50,7 @@ from audioset.records.info import reason_of
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from audioset.audio import AudioSource
     from audioset.embed import Model
     from audioset.scores import Scores
 
@@ -71,7 +73,10 @@ _BY_ENDING = {".json": FormatChoice.json, ".csv": FormatChoice.csv, ".textgrid":
 def tag(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(help="Audio or video files, folders (searched recursively), patterns, or - for standard input."),
+        typer.Argument(
+            help="Audio or video files, folders (searched recursively), patterns, tar or zip archives of recordings, "
+            "URLs (s3://, gs://, hf://, https://) of any of them, or - for standard input."
+        ),
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="Model; `audioset models list` shows them.")] = "yamnet",
     weights: Annotated[
@@ -281,6 +286,13 @@ class _Outputs:
         """Decide, and refuse before any work what cannot be done."""
         whole = None
         labels: dict[str, Path] = {}
+        archive = next(filter(storage.is_archive, files), None)
+        if archive is not None and (plot or form in _LABELS):
+            option = "--plot" if plot else f"--format {form.value}"
+            raise OptionError(
+                f"{option}: {archive} is an archive; expected recordings, for an output of each. Name those in it, "
+                f"{archive}::NAME"
+            )
         if out is None:
             if form in _LABELS and len(files) > 1:
                 raise OptionError(
@@ -398,12 +410,13 @@ class _Job:
             for name, error in inputs.missing:
                 self._fail(report, name, error)
             bar = Bar(progress, "tagging", files)
-            sources = (source_of(name, self.raw) for name in files)
+            names: deque[str] = deque()
 
             def show(audio_s: float) -> None:
                 bar.update(self.num_tagged + len(self.failures), audio_s, len(self.failures))
 
-            for name, scores in zip(files, self.model.tag_files(sources, hop_s=self.hop_s, progress=show), strict=True):
+            for scores in self.model.tag_files(self._sources(names), hop_s=self.hop_s, progress=show):
+                name = names.popleft()
                 if scores.error is not None:
                     self._fail(report, name, scores.error)
                     continue
@@ -418,6 +431,12 @@ class _Job:
                 self.audio_s += scores.duration_s
             report.end()
             stream.flush()
+
+    def _sources(self, names: deque[str]) -> Iterator[AudioSource]:
+        """Yield what to read, noting the name of each; an archive is as many as it holds."""
+        for name, source in storage.sources(self.outputs.todo):
+            names.append(name)
+            yield source_of(name, self.raw) if name == STDIN else source
 
     def talk(self, wall_s: float) -> None:
         """Say on stderr what has been done, where results did not go to the screen."""
