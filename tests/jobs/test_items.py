@@ -106,9 +106,41 @@ def test_missing_manifest_is_named(tmp_path: Path) -> None:
         read_manifest(tmp_path / "nope.csv")
 
 
-def test_standard_input_is_refused() -> None:
+def test_standard_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="standard input cannot be part of a job"):
         from_names(["-"])
+    (tmp_path / "songs.csv").write_text("path\na.wav\n-\n")
+    with pytest.raises(OptionError, match="standard input cannot be part of a job"):
+        read_manifest(tmp_path / "songs.csv")
+
+
+def test_member_of_an_archive_that_is_an_item_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"b\.tar::x\.wav: is in b\.tar, which is an item too"):
+        from_names(["a.tar", "c.tar::x.wav", "b.tar::x.wav", "b.tar"])
+    assert len(from_names(["a.tar", "c.tar::x.wav", "c::d.wav"])) == 3
+
+
+def test_names_may_have_line_breaks(tmp_path: Path) -> None:
+    """Also where the reader's blocks end within one."""
+    path = tmp_path / "songs.csv"
+    names = [f"{'x' * 97}\n{number}.wav" for number in range(12_000)]
+    path.write_text("path\n" + "".join(f'"{name}"\n' for name in names))
+    assert [item.file for item in read_manifest(path)] == names
+
+
+def test_names_that_no_file_can_have_are_items_without_a_size() -> None:
+    names = ["a\0b.wav", f"{'x' * 5000}.wav"]
+    items = from_names(names)
+    assert [item.file for item in items] == names
+    assert np.isnan(items.sizes).all()
+
+
+def test_parquet_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    offsets, text = np.array([0, 3], np.int32).tobytes(), b"a\xff."
+    names = pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(text))
+    pq.write_table(pa.table({"path": names}), tmp_path / "songs.parquet")
+    with pytest.raises(OptionError, match=r"songs\.parquet: column path: .*can't decode byte 0xff"):
+        read_manifest(tmp_path / "songs.parquet")
 
 
 def test_name_that_is_no_text_is_refused() -> None:

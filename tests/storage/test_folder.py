@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,37 @@ def test_what_killed_writers_left_is_swept_by_its_age(tmp_path: Path) -> None:
         os.utime(left, (time.time() - age_s,) * 2)
     out.sweep(3600)
     assert [path.name for path in (tmp_path / "_tmp").iterdir()] == ["new.2"]
+
+
+def test_a_file_that_goes_while_a_folder_is_listed_hides_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / name).touch()
+    scan = os.scandir
+
+    @contextmanager
+    def slow(path: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with scan(path) as entries:
+            found = list(entries)
+        (tmp_path / "b").unlink()
+        yield found
+
+    monkeypatch.setattr(os, "scandir", slow)
+    assert Folder.at(tmp_path).names() == ["a", "c"]
+
+
+def test_a_folder_that_may_not_be_searched_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    out = Folder.at(tmp_path)
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(OutputError, match=r"_job\.json: cannot be read \(Permission denied\); expected the right"):
+        out.exists("_job.json")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OutputError, match=r"_job\.json: cannot be written \(Permission denied\)"):
+        out.delete("_job.json")
 
 
 def test_a_file_url_is_a_path(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_members_have_an_archive_before_the_mark() -> None:
     assert split_member("s3://b/a.tar::d/x::y.wav") == ("s3://b/a.tar", "d/x::y.wav")
     assert split_member("a::b.wav") is None
     assert split_member("a.tar::") is None
+    assert split_member("12::30/a.tar::b.wav") == ("12::30/a.tar", "b.wav")
+    assert split_member("http://[::1]:8000/a.tar::b.wav") == ("http://[::1]:8000/a.tar", "b.wav")
+    assert split_member("http://[::1]/b.wav") is None
 
 
 @pytest.mark.parametrize(

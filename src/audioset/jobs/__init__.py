@@ -9,7 +9,8 @@
 
 from audioset.jobs.estimate import Estimate, estimate
 from audioset.jobs.items import Item, Items, from_names, read_manifest
-from audioset.jobs.job import Plan, Recipe, Summary, alone, begin, describe, describe_model, finish, run_here
+from audioset.jobs.job import Plan, Recipe, Summary, begin, describe, describe_model, finish, run_here
+from audioset.jobs.locks import alone
 from audioset.jobs.merge import merge
 from audioset.jobs.output import ItemFailure, Output, PartDone, State, is_output, open_output, read_output
 from audioset.jobs.tasks import Task, TaskSize, divide

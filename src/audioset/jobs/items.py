@@ -17,6 +17,7 @@ from audioset import storage
 from audioset.errors import AudioError, OptionError
 from audioset.inputs import STDIN
 from audioset.records.info import storable
+from audioset.storage.names import MEMBER_MARK, split_member
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,13 +73,15 @@ class Items:
     Raises
     ------
     OptionError
-        Two items have one key: what is done could not be told from what is not.
+        Two items have one key: what is done could not be told from what is not. Or one is in an archive
+        that is another.
     """
 
     def __init__(self, table: pa.Table) -> None:
         import pyarrow as pa
 
         self._table = table
+        self._check_members()
         named = self.has_ids or self.has_windows
         keys = pa.array([item.key for item in self], pa.string()) if named else table.column("file")
         self.keys: pa.ChunkedArray = pa.chunked_array([keys]) if named else keys
@@ -113,6 +116,22 @@ class Items:
         part = self._table.select(["file", "start_s", "end_s", "id"]).take(pa.array(rows))
         return list(map(Item, *(part.column(name).to_pylist() for name in part.column_names)))
 
+    def _check_members(self) -> None:
+        import pyarrow.compute as pc
+
+        files = self._table.column("file")
+        within = files.filter(pc.match_substring(files, MEMBER_MARK)).to_pylist()
+        members = {name: parts[0] for name in within if (parts := split_member(name)) is not None}
+        if not members:
+            return
+        whole = set(members.values()).intersection(files.to_pylist())
+        for name, archive in members.items():
+            if archive in whole:
+                raise OptionError(
+                    f"{storable(name)}: is in {archive}, which is an item too; its rows would be there twice. Leave "
+                    "out one of them"
+                )
+
     def _check_keys(self) -> None:
         import pyarrow.compute as pc
 
@@ -135,8 +154,6 @@ def from_names(names: Iterable[str], sizes: Mapping[str, int] | None = None) -> 
         Standard input is among them, which cannot be read again.
     """
     files = list(names)
-    if STDIN in files:
-        raise OptionError("-: standard input cannot be part of a job that is resumed; write it to a file first")
     known = {} if sizes is None else sizes
     return _items(files, sizes=[known.get(name) or _local_size(name) for name in files])
 
@@ -175,7 +192,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Items:
         theirs = found[ours]
         try:
             columns[ours] = [None] * len(table) if theirs is None else table.column(theirs).cast(kind).to_pylist()
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeError) as error:
             raise OptionError(f"{name}: column {theirs}: {error}; expected {kind} in every row") from error
     sizes = [None if size is None or not 0 <= size < 2**63 else int(size) for size in columns.pop("size")]
     plain = found["start_s"] is None and found["end_s"] is None and found["id"] is None and all(columns["file"])
@@ -226,7 +243,9 @@ def _read_table(name: str) -> pa.Table:
             # As text also where it looks like numbers; and a song may well be called NA, or null.
             text = {column: pa.string() for column in ("path", "file", "url", "id")}
             convert = pa.csv.ConvertOptions(column_types=text, strings_can_be_null=False)
-            table = pa.csv.read_csv(stream, convert_options=convert)
+            # Names may have line breaks in them, and blocks end anywhere.
+            parse = pa.csv.ParseOptions(newlines_in_values=True)
+            table = pa.csv.read_csv(stream, parse_options=parse, convert_options=convert)
             "".join(table.column_names)  # raises where they are no UTF-8
             return table
     except (OSError, UnicodeError, AudioError, pa.ArrowException) as error:
@@ -246,6 +265,8 @@ def _items(
 ) -> Items:
     import pyarrow as pa
 
+    if STDIN in files:
+        raise OptionError("-: standard input cannot be part of a job that is resumed; write it to a file first")
     try:
         names = pa.array(files, pa.string())
     except UnicodeEncodeError as error:
@@ -268,7 +289,7 @@ def _local_size(name: str) -> int | None:
     """Bytes of a local file; None for URLs, members of archives and what is not there."""
     try:
         return None if storage.is_url(name) else os.stat(name).st_size  # noqa: PTH116 - many files, and it is faster
-    except OSError:
+    except (OSError, ValueError):  # the latter for names that no file can have
         return None
 
 

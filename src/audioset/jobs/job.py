@@ -5,26 +5,25 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from audioset import _runtime
-from audioset._files import unwritable
 from audioset._runtime import Place
 from audioset.embed import EmbedOptions, Model, load
-from audioset.errors import OptionError, OutputError
+from audioset.errors import OptionError
 from audioset.features import ShortClipWarning
 from audioset.jobs.items import Items
+from audioset.jobs.locks import alone, check_idle, remove_left
 from audioset.jobs.output import Output, PartDone, State, open_output
 from audioset.jobs.tasks import Task, divide, size_for, tasks_of
 from audioset.jobs.work import Progress, run_tasks
 from audioset.models.spec import ModelSpec
 from audioset.postprocess import Pca
 from audioset.records.info import JobInfo
+from audioset.storage import Folder
 from audioset.weights import Weights
 
 # By when a file that is being written without sign of life belongs to a process that was killed.
@@ -167,17 +166,20 @@ class Plan:
 
     def remaining(self) -> npt.NDArray[np.bool_]:
         """Return which items are still to be done, bool (n,)."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        done = [key for key, attempt in self.state.attempts.items() if attempt >= self._retried.get(key, 0)]
-        completed = pc.is_in(self.items.keys, value_set=pa.array(done, self.items.keys.type))
-        return ~np.asarray(completed.to_numpy(zero_copy_only=False), bool)
+        return self._not_in(
+            [key for key, attempt in self.state.attempts.items() if attempt >= self._retried.get(key, 0)]
+        )
 
     def left(self, shard: tuple[int, int] = (1, 1)) -> int:
         """Return how many items of a share are still to be done."""
-        index, count = shard
-        return int((self.remaining() & (self._numbers % count == index - 1)).sum())
+        return int((self.remaining() & self._is_of(shard)).sum())
+
+    def left_in_all(self, shard: tuple[int, int] = (1, 1)) -> int:
+        """Return `left` of a share, and how many items of the others were never done.
+
+        Whether those try again what failed is their affair: one that began later has other attempts in mind.
+        """
+        return self.left(shard) + int((self._not_in(list(self.state.attempts)) & ~self._is_of(shard)).sum())
 
     def tasks(self, shard: tuple[int, int] = (1, 1)) -> Iterator[Task]:
         """Yield the tasks that are left, of a share of them all."""
@@ -192,50 +194,29 @@ class Plan:
                 done = [self.state.members.get(item.key, ()) for item in task.items]
                 yield Task(task.index, task.items, task.attempt, frozenset().union(*done))
 
+    def _is_of(self, shard: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        index, count = shard
+        return np.asarray(self._numbers % count == index - 1)
 
-@contextmanager
-def alone(output: Output, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
-    """Hold the lock of a share of a job in a local folder; on object storage there is none.
+    def _not_in(self, done: list[str]) -> npt.NDArray[np.bool_]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
 
-    Raises
-    ------
-    OutputError
-        Another process is at work on it, or the folder cannot be written to.
-    """
-    if not output.folder.is_local:
-        yield
-        return
-    import filelock
-
-    index, count = shard
-    path = Path(output.name, "_lock" if count == 1 else f"_lock-{index}-of-{count}")
-    lock = filelock.FileLock(path, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise OutputError(
-            f"{output.name}: another process is at work on {'it' if count == 1 else f'shard {index}/{count}'}; wait "
-            "for it to end, or choose another --out"
-        ) from error
-    except NotImplementedError:  # a network disk without locks: what is done twice is there once all the same
-        yield
-        return
-    except OSError as error:
-        raise unwritable(path, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-        path.unlink(missing_ok=True)
+        found = pc.is_in(self.items.keys, value_set=pa.array(done, self.items.keys.type))
+        return ~np.asarray(found.to_numpy(zero_copy_only=False), bool)
 
 
 def begin(items: Items, out: str, info: JobInfo, *, workers: int = 1, overwrite: bool = False) -> Output:
     """Begin a job in a folder or go on with it; parameters and errors as of `open_output`.
 
-    `workers` is for how many processes at once tasks should be small enough, in a new job.
+    `workers` is for how many processes at once tasks should be small enough, in a new job. Where one is at work in a
+    local folder, nothing is overwritten: that is an OutputError.
     """
     if not len(items):
         raise OptionError("no input: expected recordings, archives of them, or a manifest with rows")
+    folder = Folder.at(out)
+    if overwrite and folder.is_local:
+        check_idle(folder.name)
     return open_output(
         out, info, size_for(items, workers), with_ids=items.has_ids, num_items=len(items), overwrite=overwrite
     )
@@ -283,11 +264,14 @@ def finish(
                 failures += len(part.failures)
                 audio_s += part.audio_s
     state = plan.look()
-    remaining = int(plan.remaining().sum())
+    remaining = plan.left_in_all(shard)
     totals = state.totals() if remaining else plan.output.finish(state)
     if not remaining:
         # Of a job in one share on a disk, nobody else writes.
-        plan.output.folder.sweep(0.0 if shard == (1, 1) and plan.output.folder.is_local else _ABANDONED_S)
+        folder = plan.output.folder
+        folder.sweep(0.0 if shard == (1, 1) and folder.is_local else _ABANDONED_S)
+        if folder.is_local:
+            remove_left(folder.name)
     return Summary(
         out=plan.output.name,
         complete=not remaining,

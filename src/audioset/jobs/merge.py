@@ -82,7 +82,7 @@ def merge(
     failures = tuple(Failure(one.file, one.reason) for listed in state.failures.values() for one in listed)
     totals = state.totals()
     metadata = Metadata(output.info, totals["files"], totals["rows"], len(failures), failures)
-    found = [(Path(name, part.name), part.rows) for part in state.parts]
+    found = [(Path(output.folder.name, part.name), part.rows) for part in state.parts]
     rows = _Rows(output.info, metadata, found, totals["rows"])
     with written_whole(target) as temporary, temporary.open("wb") as stream:
         FORMATS[kind].write(stream, rows)

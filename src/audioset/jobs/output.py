@@ -196,13 +196,9 @@ class Output:
         Raises
         ------
         OutputError
-            It cannot be written, or the folder was removed meanwhile.
+            It cannot be written, or the folder was removed, or begun afresh with other options, meanwhile.
         """
-        if not self.folder.exists(JOB_NAME):
-            raise OutputError(
-                f"{self.name}: its {JOB_NAME} is gone; expected the folder as it was when the job began. Was it moved "
-                "or removed meanwhile? Run the job again"
-            )
+        self._check_job()
         metadata = Metadata(
             job=self.info,
             files=about.files,
@@ -238,17 +234,14 @@ class Output:
         OutputError
             The folder cannot be read, or holds parts of something else.
         """
-        kept, left_out = _without_repeats(self._read_parts(repair))
-        for part in left_out:
-            self._leave_out(part.name, "repeats what another part holds", repair)
-        while True:
-            members = _members_in(kept)
-            bereft = {part.name for part in kept if _is_bereft(part, members)}
-            if not bereft:
-                return _state_of(kept, members)
-            for name in sorted(bereft):
-                self._leave_out(name, "holds the rest of an archive whose other part is gone", repair)
-            kept = [part for part in kept if part.name not in bereft]
+        kept, members, why = self._judged(repair)
+        if why and repair:
+            # A listing may miss a part that appears meanwhile, and have one that came after it.
+            before = why
+            kept, members, why = self._judged(repair)
+            for name in why.keys() & before.keys():
+                self._leave_out(name, why[name], repair)
+        return _state_of(kept, members)
 
     def finish(self, state: State) -> dict[str, Any]:
         """Write the errors table and the manifest of a job that is all done, and return the totals."""
@@ -278,6 +271,35 @@ class Output:
             if self.folder.exists(name):
                 self.folder.delete(name)
 
+    def _check_job(self) -> None:
+        """Raise OutputError unless the folder is still that of this job."""
+        try:
+            begun = job_from(load_json(self.folder.read(JOB_NAME), JOB_NAME)["job"], JOB_NAME)
+        except OutputError:
+            if self.folder.exists(JOB_NAME):
+                raise
+            raise OutputError(
+                f"{self.name}: its {JOB_NAME} is gone; expected the folder as it was when the job began. Was it moved "
+                "or removed meanwhile? Run the job again"
+            ) from None
+        if other := self.info.differences(begun):
+            raise OutputError(
+                f"{self.name}: was begun afresh with other options ({'; '.join(other)}); expected the job that this "
+                "process is at work on. Name another --out"
+            )
+
+    def _judged(self, repair: bool) -> tuple[list[PartDone], dict[str, set[str]], dict[str, str]]:
+        """Parts that go together, the members in them, and why others do not go with them, by name."""
+        kept, repeats = _without_repeats(self._read_parts(repair))
+        why = {part.name: "repeats what another part holds" for part in repeats}
+        while True:
+            members = _members_in(kept)
+            bereft = {part.name for part in kept if _is_bereft(part, members)}
+            if not bereft:
+                return kept, members, why
+            why |= dict.fromkeys(sorted(bereft), "holds the rest of an archive whose other part is gone")
+            kept = [part for part in kept if part.name not in bereft]
+
     def _read_parts(self, repair: bool) -> list[PartDone]:
         """What the parts say, in the order of their names."""
         times = self.folder.times("part-*.parquet")
@@ -287,7 +309,8 @@ class Output:
         with ThreadPoolExecutor(_READERS) as pool:
             for name, part in zip(new, pool.map(self._read_part, new), strict=True):
                 if part is None:
-                    self._leave_out(name, "cannot be read", repair)
+                    if self.folder.exists(name):  # and was not removed by another process
+                        self._leave_out(name, "cannot be read", repair)
                 else:
                     self._known[name] = (times[name], part)
         return [self._known[name][1] for name in times if name in self._known]
@@ -301,18 +324,26 @@ class Output:
                 stream.seek(0)
                 metadata = pq.ParquetFile(stream).schema_arrow.metadata or {}
         except OutputError:
-            raise
+            if self.folder.exists(name):
+                raise
+            return None
         except parts.damage() as error:
             if getattr(error, "errno", None):
                 raise OutputError(f"{self.name}: {name} cannot be read ({error}). Check the folder's rights") from error
             return None
-        if not {TASK_KEY, CHECK_KEY} <= metadata.keys():
+        if not {TASK_KEY, CHECK_KEY, parts.JOB_KEY} <= metadata.keys():
             raise OutputError(
                 f"{self.name}: {name} is no part of a job; expected a folder of its own for each job. "
                 "Name another one with --out"
             )
         if metadata[CHECK_KEY] != _checksum(metadata[TASK_KEY]):
             return None
+        job = job_from(load_json(metadata[parts.JOB_KEY], name)["job"], name)
+        if other := self.info.differences(job):
+            raise OutputError(
+                f"{self.name}: {name} is of a job with other options ({'; '.join(other)}); expected a folder of "
+                "its own for each job. Move that part away, and run the job again"
+            )
         return PartDone.from_json(metadata[TASK_KEY], name, num_bytes)
 
     def _leave_out(self, name: str, why: str, repair: bool) -> None:

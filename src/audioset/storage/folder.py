@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import os
 import secrets
+import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -112,17 +113,22 @@ class Folder:
             else:
                 retried(lambda: self._filesystem().delete_file(self._path(name)))
         except Exception as error:
-            if not (isinstance(error, FileNotFoundError) or of_error(error).kind == "missing"):
-                raise self._error(name, error) from error
+            if isinstance(error, FileNotFoundError) or of_error(error).kind == "missing":
+                return
+            if self.is_local and isinstance(error, OSError):
+                raise unwritable_file(Path(self.name, name), error) from error
+            raise self._error(name, error) from error
 
     def exists(self, name: str) -> bool:
         """Return whether a file of this name is there."""
-        if self.is_local:
-            return Path(self.name, name).is_file()
-        from pyarrow.fs import FileType
-
         try:
+            if self.is_local:
+                return stat.S_ISREG(Path(self.name, name).stat().st_mode)
+            from pyarrow.fs import FileType
+
             return bool(retried(lambda: self._filesystem().get_file_info(self._path(name))).type == FileType.File)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
         except Exception as error:
             raise self._error(name, error) from error
 
@@ -178,7 +184,7 @@ class Folder:
         try:
             if self.is_local:
                 with os.scandir(Path(self.name, folder)) as entries:
-                    return [(entry.name, entry.stat().st_mtime) for entry in entries if entry.is_file()]
+                    return list(_times_of(entries))
             from pyarrow.fs import FileSelector, FileType
 
             selector = FileSelector(self._path(folder), allow_not_found=True)
@@ -205,9 +211,20 @@ class Folder:
         if isinstance(error, NotADirectoryError):
             return unwritable_file(Path(self.name), error)
         if self.is_local:
-            return OutputError(f"{Path(self.name, name)}: {error}; expected a file that can be read. Check the folder")
+            said = getattr(error, "strerror", None) or error
+            return OutputError(
+                f"{Path(self.name, name)}: cannot be read ({said}); expected the right to do so. Check the folder"
+            )
         where = location(self.name)
         return unwritable(where.name(f"{where.path}/{name}") if name else self.name, of_error(error))
+
+
+def _times_of(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, float]]:
+    """Name and time of change of files, but for those that another process removes meanwhile."""
+    for entry in entries:
+        with suppress(FileNotFoundError):
+            if entry.is_file():
+                yield entry.name, entry.stat().st_mtime
 
 
 def _created(path: Path) -> IO[bytes]:

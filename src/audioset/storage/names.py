@@ -117,8 +117,13 @@ def has_audio_suffix(file_name: str) -> bool:
 
 def split_member(name: str) -> tuple[str, str] | None:
     """Return archive and member of `shard.tar::dir/clip.wav`; None for any other name."""
-    archive, mark, member = name.partition(MEMBER_MARK)
-    return (archive, member) if mark and member and is_archive(archive) else None
+    at = name.find(MEMBER_MARK)
+    while at >= 0:  # folders and hosts may have the mark in their names too
+        archive, member = name[:at], name[at + len(MEMBER_MARK) :]
+        if member and is_archive(archive):
+            return archive, member
+        at = name.find(MEMBER_MARK, at + 1)
+    return None
 
 
 def member_name(archive: str, member: str) -> str:

@@ -1,0 +1,145 @@
+"""A job's folder that several processes, or users, work on: none takes from the others, and nothing stale stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from audioset import EmbedOptions, jobs
+from audioset.errors import OutputError
+from audioset.jobs import work
+from audioset.storage import Folder
+
+from .conftest import Bench, assert_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::audioset.weights.UntrainedWeightsWarning")
+
+
+def test_shares_that_fail_again_one_after_another_end_the_job(bench: Bench) -> None:
+    for number in (0, 7):
+        Path(bench.clips[number]).write_bytes(b"no audio")
+    bench.run(bench.begin(bench.clips, workers=3))
+    for index in (1, 2):
+        summary = bench.run(bench.begin(bench.clips, retry_failed=True), shard=(index, 2))
+        assert (summary.complete, summary.done_failures) == (True, 1)
+    assert (bench.root / "out/_manifest.json").exists()
+    attempts = pq.read_table(bench.root / "out/_errors.parquet").column("attempts").to_pylist()
+    assert attempts == [2, 2]
+
+
+def test_job_that_somebody_is_at_work_on_is_not_overwritten(bench: Bench) -> None:
+    plan = bench.begin(bench.clips[:3])
+    bench.run(plan)
+    before = sorted(path.name for path in (bench.root / "out").iterdir())
+    for shard in ((1, 1), (2, 3)):
+        with jobs.alone(plan.output, shard), pytest.raises(OutputError, match="another process is at work on _lock"):
+            bench.begin(bench.clips, options=EmbedOptions(hop_s=0.48), overwrite=True)
+    assert sorted(path.name for path in (bench.root / "out").iterdir()) == before
+    bench.begin(bench.clips, options=EmbedOptions(hop_s=0.48), overwrite=True)
+
+
+def test_worker_of_an_earlier_job_writes_nothing_into_the_next(bench: Bench) -> None:
+    plan = bench.begin(bench.clips, workers=3)
+    parts = work.run_tasks(bench.model, plan.tasks(), EmbedOptions(), plan.output)
+    next(parts)
+    bench.begin(bench.clips, options=EmbedOptions(hop_s=0.48), overwrite=True)
+    with pytest.raises(OutputError, match=r"was begun afresh with other options \(hop_s 0.96 then, 0.48 now\)"):
+        list(parts)
+    assert not list((bench.root / "out").glob("part-*"))
+
+
+def test_part_of_another_job_is_refused(bench: Bench) -> None:
+    bench.run(bench.begin(bench.clips[:3]))
+    other = EmbedOptions(hop_s=0.48)
+    bench.run(bench.begin(bench.clips[3:6], "other", options=other), other)
+    part = min((bench.root / "other").glob("part-*"))
+    shutil.copy(part, bench.root / "out/part-000009-0123456789ab.parquet")
+    with pytest.raises(OutputError, match=r"part-000009-0123456789ab.parquet is of a job with other options \(hop_s"):
+        bench.begin(bench.clips)
+
+
+def test_part_that_another_process_removes_is_not_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.run(bench.begin(bench.clips, workers=3))
+    first, *others = sorted((bench.root / "out").glob("part-*"))
+    open_file = Folder.open
+
+    def open_late(self: Folder, name: str) -> object:
+        if name == first.name:
+            first.unlink(missing_ok=True)
+        return open_file(self, name)
+
+    monkeypatch.setattr(Folder, "open", open_late)
+    state = jobs.read_output(str(bench.root / "out")).state()
+    assert [part.name for part in state.parts] == [path.name for path in others]
+
+
+def test_part_that_a_listing_misses_costs_no_other_part(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_PART_BYTES", 100)
+    bench.run(bench.begin([bench.pack("shard.tar", bench.clips[:4])]))
+    found = sorted((bench.root / "out").glob("part-*"))
+    times = Folder.times
+    lists = iter([1])
+
+    def miss(self: Folder, pattern: str = "*") -> dict[str, float]:
+        """The first time, what appeared while the folder was read."""
+        return dict(list(times(self, pattern).items())[next(lists, 0) :])
+
+    monkeypatch.setattr(Folder, "times", miss)
+    state = jobs.read_output(str(bench.root / "out")).state()
+    assert len(state.parts) == len(found)
+    assert sorted((bench.root / "out").glob("part-*")) == found
+
+
+def test_locks_of_killed_processes_go_when_all_is_done(bench: Bench) -> None:
+    plan = bench.begin(bench.clips[:3])
+    left, held = bench.root / "out/_lock-1-of-9", bench.root / "out/_lock-2-of-9"
+    left.touch()
+    with jobs.alone(plan.output, (2, 9)):
+        bench.run(plan, shard=(1, 1))
+        assert held.exists() or sys.platform == "win32"
+    assert not list((bench.root / "out").glob("_lock*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are files that cannot be removed there")
+def test_lock_that_another_user_left_is_no_obstacle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import filelock
+
+    plan = bench.begin(bench.clips[:3])
+    lock = bench.root / "out/_lock"
+    lock.touch()
+    acquire = filelock.FileLock.acquire
+
+    def refuse(self: filelock.FileLock) -> object:
+        if lock.exists():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return acquire(self)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    handle = os.open(lock, os.O_RDONLY)
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match=r"_lock: cannot be written \(Permission denied\)"):
+            bench.run(plan)
+    finally:
+        os.close(handle)
+    assert bench.run(plan).complete
+
+
+def test_file_url_is_a_folder_like_any_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bench.root)
+    info = jobs.describe_model(bench.model, EmbedOptions())
+    items = jobs.from_names(bench.clips[:3])
+    begun = jobs.begin(items, f"file://{bench.root}/out", info)
+    bench.run(jobs.Plan(items, begun))
+    jobs.merge(f"file://{bench.root}/out", bench.root / "all.parquet")
+    assert pq.read_metadata(bench.root / "all.parquet").num_rows == begun.state().totals()["rows"]
+    assert not (bench.root / "file:").exists()
+    assert_rows(bench.root / "out", bench.expected(bench.clips[:3]))
