@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import threading
 import zipfile
 from collections.abc import Iterable
@@ -265,3 +266,22 @@ def test_an_archive_is_no_recording_and_the_message_says_what_to_name(tmp_path: 
         AudioError, match=r"s\.tar: is an archive; expected one recording\. Name one in it, .*s\.tar::NAME"
     ):
         audio.read(path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_that_may_have_been_cut_between_members_is_read_with_a_warning(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("s.tar" if mode == "w" else "s.tar.gz")
+    content = tar({"a.wav": wav(1.0), "b.wav": wav(1.0)})
+    content = content[: 2 * (512 + 32_256)]  # without the blocks of zeros at the end
+    path.write_bytes(content if mode == "w" else gzip.compress(content))
+    with pytest.warns(UserWarning, match=rf"{path.name}: lacks the mark at the end of a tar archive"):
+        assert read([str(path)]) == {f"{path}::a.wav": 1.0, f"{path}::b.wav": 1.0}
+    path.write_bytes(tar({"a.wav": wav(1.0)}, mode))
+    assert len(read([str(path)])) == 1  # and no warning
+
+
+def test_what_comes_after_the_end_of_a_tar_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(tar({"a.wav": wav(1.0)}) + tar({"b.wav": wav(1.0)}))
+    with pytest.warns(UserWarning, match=r"s\.tar: goes on after the mark at its end"):
+        assert read([str(path)]) == {f"{path}::a.wav": 1.0}

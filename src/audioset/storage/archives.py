@@ -11,13 +11,14 @@ import re
 import tarfile
 import tempfile
 import threading
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from audioset._streams import PIECE_BYTES, Forward, StreamDamage, TarEntry, uncompressed
 from audioset.errors import AudioError, AudioSetError
@@ -26,6 +27,9 @@ from audioset.storage.filesystems import storage_of
 from audioset.storage.names import MEMBER_MARK, has_audio_suffix, is_url, location, member_name
 from audioset.storage.reading import open_remote
 from audioset.storage.troubles import of_error, unreadable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MAX_MEMBER_BYTES = 1 << 34
 _MAX_RATIO = 1100  # of a zip's member to what it is compressed to; silence under deflate comes to 1,032
@@ -172,7 +176,7 @@ def _pieces(file: BinaryIO) -> Generator[bytes, None, None]:
 def _tar_members(archive: str, wanted: Callable[[str], bool], room: Room) -> Generator[Member, None, None]:
     with closing(_Stream(archive)) as raw:
         stream = Forward(uncompressed(cast("IO[bytes]", raw)))
-        for entry in _entries(stream):
+        for entry in _entries(stream, archive):
             if not entry.isreg() or not wanted(entry.name):  # links and devices are no recordings
                 continue
             name = member_name(archive, entry.name)
@@ -189,8 +193,15 @@ def _tar_members(archive: str, wanted: Callable[[str], bool], room: Room) -> Gen
                 stream.damage = stream.damage or StreamDamage(stream.tell(), f"it ends within {entry.name}")
                 break
             yield Member(entry.name, content)
-        while stream.read(PIECE_BYTES):  # the checksum of compressed data comes last
-            pass
+        goes_on = False
+        while piece := stream.read(PIECE_BYTES):  # the checksum of compressed data comes last
+            goes_on = goes_on or piece.count(0) < len(piece)
+        if goes_on and stream.damage is None:
+            warnings.warn(
+                f"{archive}: goes on after the mark at its end, as archives do that were joined; that was not read. "
+                "Make one archive of them, or name each",
+                stacklevel=2,
+            )
         if stream.damage is not None:
             raise AudioError(
                 f"{archive}: damaged or incomplete from its byte {stream.damage.offset:,} on ({stream.damage}); "
@@ -198,20 +209,37 @@ def _tar_members(archive: str, wanted: Callable[[str], bool], room: Room) -> Gen
             )
 
 
-def _entries(stream: Forward) -> Generator[tarfile.TarInfo, None, None]:
+def _entries(stream: Forward, archive: str) -> Generator[tarfile.TarInfo, None, None]:
     """The members of a tar; what ends it early is left in `stream.damage`."""
     try:
         with _tar(cast("IO[bytes]", stream)) as tar:
             while (entry := tar.next()) is not None:
                 yield entry
                 cast(Any, tar).members.clear()  # there may be millions
+            if stream.damage is None and stream.tell() == cast(Any, tar).offset:
+                # Some programs leave the mark out, so this alone is no failure.
+                warnings.warn(
+                    f"{archive}: lacks the mark at the end of a tar archive; all that it holds was read, but it may "
+                    "have been cut off between two members. Compare it with the original",
+                    stacklevel=2,
+                )
     except _TAR_ERRORS as error:
         if stream.damage is None:
             stream.damage = StreamDamage(stream.tell(), str(error))
 
 
+class _Entry(TarEntry):
+    """A member of an archive, which may end without a mark."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        if not buf:  # what `tarfile` has for it then
+            return super(TarEntry, cls).frombuf(buf, encoding, errors)
+        return super().frombuf(buf, encoding, errors)
+
+
 def _tar(file: IO[bytes]) -> tarfile.TarFile:
-    return tarfile.TarFile(fileobj=file, tarinfo=TarEntry, encoding="utf-8", errors="surrogateescape")
+    return tarfile.TarFile(fileobj=file, tarinfo=_Entry, encoding="utf-8", errors="surrogateescape")
 
 
 def _content(name: str, size: int, read: Callable[[int], bytes], room: Room) -> BinaryIO | None:
