@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Keras takes its backend, and what else it goes by, when it is imported: the user's own settings are not the tests'.
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ["KERAS_HOME"] = str(Path(tempfile.gettempdir(), "audioset-tests-keras"))
+
+# A shell that starts pytest in the background has it ignore Ctrl-C, which some tests are about.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
