@@ -78,7 +78,7 @@ def test_embedding_again_and_what_is_stored_find_the_same(index: Path) -> None:
 
     embedded = hits("sounds/both.wav", "-k", "3")
     stored = hits("--file", "both.wav", "-k", "3")
-    from_file = hits("sounds.parquet", "--file", "sounds/both.wav", "-k", "3")
+    from_file = hits("sounds.parquet", "--file", "both.wav", "-k", "3")
     assert [hit[1:4] for hit in from_file] == [hit[1:4] for hit in stored]
     assert {embedded[0][1], stored[0][1]} <= {"sounds/both.wav", "sounds/noise2.wav"}  # which are the same sound
 
@@ -134,9 +134,10 @@ REFUSED: list[tuple[list[object], str]] = [
     (["--file", "both.wav", "--csv", "--json"], "--csv and --json: expected one of them"),
     (["--file", "both.wav", "-o", "a.txt"], "--out a.txt: its ending names no format"),
     (["sounds.parquet"], r"which recording is not said; it has 7, such as sounds/both.wav"),
-    (["sounds.parquet", "--file", "x.wav"], "no rows of x.wav"),
+    (["sounds.parquet", "--file", "x.wav"], "no recordings called x.wav"),
     (["sounds/both.wav", "--pca", "x.npz"], "--pca: would not be used; sounds.index is of raw"),
     (["--file", "both.wav", "--start", 60], "no row at 60 s"),
+    (["--file", "both.wav", "--csv", "-o", "sounds.index", "--overwrite"], "--out sounds.index: one of the inputs"),
 ]
 
 

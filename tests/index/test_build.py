@@ -15,7 +15,7 @@ import pytest
 from audioset.errors import MissingExtraError, OptionError, OutputError, RecordError
 from audioset.index import build, load, query_in
 from audioset.index._graph import Graph
-from audioset.records import JobInfo
+from audioset.records import JobInfo, JobWriter
 
 from ._embeddings import DIM, INFO, clips, table_of, write, write_job
 
@@ -116,11 +116,25 @@ def test_rows_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     files = clips([3, 1, 4])
     files["field/clip 0.wav"][1, 2] = np.nan
     files["field/clip 1.wav"][0, 0] = np.inf
+    files["field/clip 2.wav"][3, 0] = -1e38  # a number whose square is infinite
     done = build(write(tmp_path / "e.parquet", files), tmp_path / "e.index")
-    assert (done.files, done.rows, done.rows_not_finite) == (2, 6, 2)
+    assert (done.files, done.rows, done.rows_not_finite) == (2, 5, 3)
     index = load(tmp_path / "e.index")
     assert index.files == ("field/clip 0.wav", "field/clip 2.wav")
     assert index.query_of("clip 0.wav").start_s.tolist() == [0, 1.92]
+    assert len(index.query_of("clip 2.wav")) == 3
+
+
+def test_a_recording_that_comes_again_is_left_out_however_long_it_is(tmp_path: Path) -> None:
+    early, other, late = (np.ones((rows, DIM), np.float32) for rows in (2, 1, 9_000))  # more than a batch of rows
+    with JobWriter(tmp_path / "e.parquet", INFO, format="parquet") as writer:
+        for name, values in (("a.wav", early), ("b.wav", other), ("a.wav", late)):
+            start_s = np.arange(len(values)) * 0.96
+            writer.append(name, start_s, start_s + 0.96, values, last=True)
+        writer.finish()
+    done = build(tmp_path / "e.parquet", tmp_path / "e.index")
+    assert (done.files, done.rows, done.files_already_there) == (2, 3, 1)
+    assert load(tmp_path / "e.index").files == ("a.wav", "b.wav")
 
 
 def test_pooling_gives_a_file_s_mean_and_its_whole_time(tmp_path: Path) -> None:
@@ -212,6 +226,37 @@ def test_where_nothing_can_be_written_is_found_before_anything_is_read(
         build(source, tmp_path / "new" / "e.index", progress=read)
     with pytest.raises(OutputError, match=r"e.parquet/e.index: nothing can be written to .*e.parquet"):
         build(source, source / "e.index", progress=read)
+
+
+def test_embeddings_are_not_replaced_by_their_index(source: Path, tmp_path: Path) -> None:
+    content = source.read_bytes()
+    for how in ({"overwrite": True}, {"add": True}):
+        with pytest.raises(OptionError, match=r"e.parquet: is one of the embeddings files, too; expected another name"):
+            build([source], tmp_path / "." / "e.parquet", **how)
+    assert source.read_bytes() == content
+
+
+def test_a_name_that_no_file_can_have_is_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot be written \(.*too long"):
+        build(source, tmp_path / ("x" * 300))
+
+
+def test_two_builds_at_once_do_not_undo_one_another(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.index"
+    more = [write(tmp_path / f"{number}.parquet", clips([3], first=number)) for number in (5, 6)]
+
+    def meanwhile(done: int, total: int) -> None:
+        if done == total:
+            build(more[0], out, add=out.exists())
+
+    with pytest.raises(OutputError, match=r"e.index: was written by another process meanwhile; expected one at a time"):
+        build(source, out, progress=meanwhile)
+    assert load(out).files == ("field/clip 5.wav",)
+    build(source, out, overwrite=True)
+    with pytest.raises(OutputError, match="was written by another process meanwhile"):
+        build(more[1], out, add=True, progress=meanwhile)
+    assert load(out).num_files == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["5.parquet", "6.parquet", "e.index", "e.parquet"]
 
 
 def test_nothing_is_left_of_a_build_that_ends_early(source: Path, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 
@@ -79,6 +81,34 @@ def test_what_is_no_graph_is_refused(index: Path, tmp_path: Path) -> None:
     append_tables(other, opened.about, opened.arrays)
     with pytest.raises(RecordError, match=r"other.index: USearch .* cannot read it"):
         load(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda about: [], "its description lacks something"),
+        (lambda about: about.update(rows=float("inf")), "its description lacks something: OverflowError"),
+        (lambda about: about["parts"].update(names=[0, 1]), "its description lacks something"),
+        (lambda about: about["parts"]["names"].__setitem__(0, -5), "names would be 48 bytes from -5 on"),
+        (lambda about: about["parts"].update(names=[64, -5, 0]), "names would be -5 bytes from 64 on"),
+        (lambda about: about["parts"].update(start_s=[0, 5, 0]), "start_s would be 5 bytes from 0 on"),
+        (lambda about: about.update(files=-1), "first_row has 4 entries, not 0"),
+        (
+            lambda about: about["parts"].update(first_row=about["parts"]["name_end"]),
+            "first_row does not go from 0 to 8",
+        ),
+    ],
+)
+def test_a_description_with_the_right_checksum_is_not_trusted(index: Path, change: Any, found: str) -> None:
+    content = index.read_bytes()
+    begin, size = struct.unpack("<QI", content[-36:-24])
+    about = json.loads(content[begin : begin + size])
+    changed = change(about)
+    text = json.dumps(about if changed is None else changed).encode()
+    footer = struct.pack("<QII", begin, len(text), google_crc32c.value(text)) + content[-20:]
+    index.write_bytes(content[:begin] + text + footer)
+    with pytest.raises(RecordError, match=rf"e.index: damaged \({found}"):
+        load(index)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

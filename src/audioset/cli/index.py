@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioset.cli._common import interrupted_says, progress_on, write_columns
+from audioset.cli._common import check_not_an_input, interrupted_says, progress_on, write_columns
 from audioset.cli.models import downloading
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def build(
         files = f"{done.files_already_there:,} {'file' if done.files_already_there == 1 else 'files'}"
         typer.echo(f"left out: {files} of a name that was there before", err=True)
     if done.rows_not_finite:
-        typer.echo(f"left out: {done.rows_not_finite:,} rows with NaN or infinity", err=True)
+        rows = "row" if done.rows_not_finite == 1 else "rows"
+        typer.echo(f"left out: {done.rows_not_finite:,} {rows} with NaN, infinity or numbers too large", err=True)
     added = f"{done.added_rows:,} added: " if add else ""
     typer.echo(
         f"{out}: {added}{done.rows:,} {'row' if done.rows == 1 else 'rows'} of {done.files:,} "
@@ -148,7 +149,7 @@ def search(
         str | None,
         typer.Option(
             "--file",
-            help="Instead: a recording that is in the index, by its name or the end of it. Of an embeddings "
+            help="Instead: a recording that is in the index, by its name or the last part of it. Of an embeddings "
             "file of several, the one to take.",
         ),
     ] = None,
@@ -225,6 +226,7 @@ def search(
         if not (as_csv or as_json):
             raise OptionError(f"--out {out}: its ending names no format; expected .csv or .json, --csv or --json")
         check_output(out, overwrite=overwrite)
+        check_not_an_input(str(out), [str(index), *filter(None, [query])])
     with interrupted_says("interrupted"):
         opened = load(index)
         asked = _query(opened, query, file, start, duration, weights, pca, threads)

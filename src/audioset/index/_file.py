@@ -142,8 +142,8 @@ def open_file(path: Path) -> Opened:
                 raise _damaged(path, "its description does not match its checksum")
             about, places = _read_about(text, path)
             for name, (begin, count, expected) in places.items():
-                if begin + count > at:
-                    raise _damaged(path, f"{name} would end behind the file")
+                if min(begin, count) < 0 or begin + count > at or count % np.dtype(_TYPES.get(name, "u1")).itemsize:
+                    raise _damaged(path, f"{name} would be {count:,} bytes from {begin:,} on")
                 stream.seek(begin)
                 if _crc_of_stream(stream, count) != expected:
                     raise _damaged(path, f"{name} does not match its checksum")
@@ -164,7 +164,10 @@ def open_file(path: Path) -> Opened:
 def _read_about(text: bytes, path: Path) -> tuple[About, dict[str, tuple[int, int, int]]]:
     try:
         found = json.loads(text)
-        places = {name: tuple(map(int, found["parts"][name])) for name in (_GRAPH, *_TYPES)}
+        places = {}
+        for name in (_GRAPH, *_TYPES):
+            begin, count, crc = found["parts"][name]
+            places[name] = int(begin), int(count), int(crc)
         about = About(
             job=job_from(found["job"], path),
             metric=str(found["metric"]),
@@ -173,9 +176,9 @@ def _read_about(text: bytes, path: Path) -> tuple[About, dict[str, tuple[int, in
             files=int(found["files"]),
             usearch=str(found["usearch"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _damaged(path, f"its description lacks something: {error!r}") from error
-    return about, places  # type: ignore[return-value]  # three numbers each, or what unpacks them says so
+    return about, places
 
 
 def _check_lengths(arrays: Mapping[str, npt.NDArray[Any]], about: About, path: Path) -> None:
@@ -183,7 +186,11 @@ def _check_lengths(arrays: Mapping[str, npt.NDArray[Any]], about: About, path: P
     expected |= {"first_row": about.files + 1, "name_end": about.files + 1, "mean": about.job.embedding_dim}
     for name, length in expected.items():
         if len(arrays[name]) != length:
-            raise _damaged(path, f"{name} has {len(arrays[name]):,} entries, not {length:,}")
+            raise _damaged(path, f"{name} has {len(arrays[name]):,} entries, not {length}")
+    for name, total in (("first_row", about.rows), ("name_end", len(arrays["names"]))):
+        ends = arrays[name]
+        if ends[0] != 0 or ends[-1] != total or (ends[1:] < ends[:-1]).any():
+            raise _damaged(path, f"{name} does not go from 0 to {total:,}")
 
 
 def _crc(data: bytes) -> int:

@@ -38,7 +38,9 @@ class Graph:
         """Add vectors; the first is numbered as many as there are already."""
         first = len(self._index)
         with _interruptible():
-            self._index.add(np.arange(first, first + len(units), dtype=np.uint64), units, threads=threads)
+            self._index.add(
+                np.arange(first, first + len(units), dtype=np.uint64), _apart(units, first), threads=threads
+            )
 
     def search(
         self, unit: npt.NDArray[np.float32], count: int, *, exact: bool
@@ -69,6 +71,23 @@ class Graph:
         if len(graph) != opened.about.rows or graph._index.ndim != opened.about.job.embedding_dim:
             raise _unreadable(path, opened, f"{len(graph):,} vectors of {graph._index.ndim}")
         return graph
+
+
+def _apart(units: npt.NDArray[np.float32], first: int) -> npt.NDArray[np.float32]:
+    """Vectors moved by up to half of float16's last digit, each number by its place: the same ones differ then.
+
+    Of many that are the same, digital silence, each is linked to its likes alone, and a search that meets them sees
+    nothing else: measured with as many of them as of others, 0 to 99% of the nearest ten were found, and all with this.
+    """
+    dim = units.shape[1]
+    places = np.arange(first * dim, (first + len(units)) * dim, dtype=np.uint64).reshape(units.shape)
+    places += np.uint64(1)
+    for shift, factor in ((32, 0xD6E8FEB86659FD93), (32, 0xD6E8FEB86659FD93)):  # as hashes mix bits
+        places ^= places >> np.uint64(shift)
+        places *= np.uint64(factor)
+    share = (places >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)
+    digit = np.spacing(np.abs(units).astype(np.float16)).astype(np.float32)
+    return units + np.where(units, digit * share, 0).astype(np.float32)
 
 
 @contextmanager

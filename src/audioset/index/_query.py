@@ -14,7 +14,7 @@ from audioset.audio import AudioSource
 from audioset.embed import Model, check_cores
 from audioset.errors import OptionError
 from audioset.features import ShortClipWarning
-from audioset.index._rows import Rows, about, read_rows
+from audioset.index._rows import Rows, about, is_called, read_rows
 from audioset.index.search import Query, SoundIndex, in_time
 from audioset.models.own import HUB
 from audioset.postprocess import Pca
@@ -124,7 +124,8 @@ def query_in(
     path : path
         Parquet or NPZ that `audioset embed` wrote, or a folder of parts, with the index's model.
     file : str, optional
-        Which of its recordings; may be left out where there is one.
+        Which of its recordings, by its name or the last part of it, as for `SoundIndex.query_of`; may be left out
+        where there is one.
     start_s, duration_s
         As for `SoundIndex.query_of`.
 
@@ -143,15 +144,19 @@ def query_in(
     for rows in read_rows(source):
         names.update(dict.fromkeys(rows.names))
         wanted = next(iter(names)) if file is None else file
-        chosen.append(rows.only(name == wanted for name in rows.names))
-    if file not in names and not (file is None and len(names) == 1):
-        few = ", ".join([*names][:3]) or "none"
-        found = "which recording is not said" if file is None else f"no rows of {file}"
+        chosen.append(rows.only(is_called(name, wanted) for name in rows.names))
+    called = [name for name in names if file is None or is_called(name, file)]
+    if file in names:
+        called = [file]
+    if len(called) != 1:
+        few = ", ".join([*(called or names)][:3]) or "none"
+        found = "which recording is not said" if file is None else f"{len(called) or 'no'} recordings called {file}"
         raise OptionError(f"{source}: {found}; it has {len(names):,}, such as {few}. Expected the name of one (--file)")
+    chosen = [rows.only(name == called[0] for name in rows.names) for rows in chosen]
     start, end = (np.concatenate([getattr(rows, of) for rows in chosen]) for of in ("start_s", "end_s"))
     values = np.concatenate([rows.values for rows in chosen])
     taken = in_time(start, end, start_s, duration_s)
-    return index.query_from(values[taken], start[taken], end[taken], next(iter(names)) if file is None else file)
+    return index.query_from(values[taken], start[taken], end[taken], called[0])
 
 
 def _by_name(index: SoundIndex) -> str | None:

@@ -20,6 +20,7 @@ from audioset.records.table import EmbeddingTable, read_embeddings, read_metadat
 
 _PARQUET_MAGIC = b"PAR1"
 _MAGICS = (_PARQUET_MAGIC, b"PK\3\4")
+_TOO_LARGE = 1e15  # damage alone makes such embeddings; the squares of more of them would be infinite
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ def is_embeddings(path: Path) -> bool:
             return stream.read(4) in _MAGICS
     except OSError:
         return False
+
+
+def is_called(name: str, given: str) -> bool:
+    """Return whether a recording's name is what is given, or ends so."""
+    return name == given or name.replace("\\", "/").endswith(f"/{given}")
 
 
 def about(path: Path) -> tuple[JobInfo, int]:
@@ -105,6 +111,11 @@ def read_rows(path: Path) -> Iterator[Rows]:
 def plain(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Embeddings as numbers that can be compared: bytes as the components that they stand for."""
     return dequantize(values) if values.dtype == np.uint8 else np.asarray(values, np.float32)
+
+
+def comparable(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Which rows are finite, and of a length that float32 can hold with some room."""
+    return np.asarray((np.abs(values) < _TOO_LARGE).all(axis=1))
 
 
 def runs(names: npt.NDArray[np.object_]) -> tuple[list[str], npt.NDArray[np.int64]]:

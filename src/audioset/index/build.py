@@ -12,12 +12,12 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from audioset._files import written_whole
+from audioset._files import unwritable, written_whole
 from audioset.embed import available_cores, check_cores
-from audioset.errors import OptionError, OutputError, RecordError
+from audioset.errors import AudioSetError, OptionError, OutputError, RecordError
 from audioset.index._file import About, append_tables, open_file
 from audioset.index._graph import Graph, version
-from audioset.index._rows import Rows, about, read_rows
+from audioset.index._rows import Rows, about, comparable, read_rows
 from audioset.records.info import JobInfo
 
 Metric: TypeAlias = Literal["centred", "cosine"]
@@ -46,7 +46,7 @@ class BuildSummary:
     files_already_there
         Left out because a file of that name was in the index, or in an embeddings file before.
     rows_not_finite
-        Left out because they hold NaN or infinity.
+        Left out because they hold NaN, infinity or numbers too large to compare.
     num_bytes
         Size of the index.
     """
@@ -106,9 +106,9 @@ def build(
     RecordError
         A file cannot be read, was made by another model or with other options, or there is no row in any.
     OptionError
-        An option is out of range, or is not that of the index to add to.
+        An option is out of range or is not that of the index to add to, or the output is one of the paths.
     OutputError
-        The output exists already, or cannot be written.
+        The output exists already, cannot be written, or another process wrote it meanwhile.
     MissingExtraError
         USearch is not installed.
     """
@@ -119,7 +119,7 @@ def build(
     _check_choice("metric", metric, Metric)
     if not sources:
         raise OptionError("paths: none; expected embeddings files that `audioset embed` wrote")
-    _check_target(target, may_exist=add or overwrite)
+    state = _check_target(target, sources, may_exist=add or overwrite)
     job, total = _one_job(sources)
     if add:
         tables, graph = _held(target, job, sources[0], pool, metric)
@@ -136,6 +136,10 @@ def build(
     with written_whole(target) as temporary:
         graph.save(temporary)
         append_tables(temporary, tables.about(), tables.arrays())
+        if (add or not overwrite) and _state_of(target) != state:
+            raise OutputError(
+                f"{target}: was written by another process meanwhile; expected one at a time. Run it again"
+            )
     return BuildSummary(
         path=target,
         files=len(tables.names),
@@ -239,14 +243,15 @@ class _Reader:
         self.already_there = set()
         for source in self._sources:
             of_source: set[str] = set()
-            last = None
+            last, goes_on = None, False
             for rows in read_rows(source):
                 # A name that comes again later in the same file is one that was there, too.
                 wanted = []
                 for name in rows.names:
-                    wanted.append(name not in seen and (name == last or name not in of_source))
-                    of_source.add(name)
-                    last = name
+                    if name != last:
+                        last, goes_on = name, name not in seen and name not in of_source
+                        of_source.add(name)
+                    wanted.append(goes_on)
                 self.already_there.update(name for name, keep in zip(rows.names, wanted, strict=True) if not keep)
                 yield rows.only(wanted)
                 self._done += len(rows)
@@ -257,7 +262,7 @@ class _Reader:
     def _finite(self, found: Iterator[Rows]) -> Iterator[Rows]:
         self.not_finite = 0
         for rows in found:
-            finite = np.isfinite(rows.values).all(axis=1)
+            finite = comparable(rows.values)
             if not finite.all():
                 self.not_finite += int((~finite).sum())
                 ends = np.cumsum(rows.counts)
@@ -368,15 +373,35 @@ def _held(target: Path, job: JobInfo, source: Path, pool: str | None, metric: st
     return tables, Graph.of_file(opened, target, in_memory=True)
 
 
-def _check_target(target: Path, *, may_exist: bool) -> None:
-    """Find before a long build what would be wrong with its output at the end."""
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder; expected the name of a file to write. Name a file in it")
-    if target.exists() and not may_exist:
-        raise OutputError(f"{target}: exists already; expected a new name. Add to it (--add), or ask to overwrite it")
-    place = next((folder for folder in target.absolute().parents if folder.exists()), Path())
+def _check_target(target: Path, sources: Sequence[Path], *, may_exist: bool) -> tuple[int, ...] | None:
+    """Find before a long build what would be wrong with its output at the end; return what `_state_of` does."""
+    try:
+        state = _state_of(target)
+        if state is not None and target.is_dir():
+            raise OutputError(f"{target}: is a folder; expected the name of a file to write. Name a file in it")
+        if state is not None and not may_exist:
+            raise OutputError(
+                f"{target}: exists already; expected a new name. Add to it (--add), or ask to overwrite it"
+            )
+        if state is not None and any(source.exists() and source.samefile(target) for source in sources):
+            raise OptionError(f"{target}: is one of the embeddings files, too; expected another name for the index")
+        place = next((folder for folder in target.absolute().parents if folder.exists()), Path())
+    except AudioSetError:
+        raise
+    except OSError as error:  # such as a name that is too long
+        raise unwritable(target, error) from error
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise OutputError(f"{target}: nothing can be written to {place}; expected a writable folder. Choose another")
+    return state
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from one that took its place, None where there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _check_choice(name: str, value: object, known: object) -> None:

@@ -167,8 +167,8 @@ class SoundIndex:
             raise OptionError(
                 f"{file}: no embedding; expected one at least. Take a longer part of it, or embed with --pad short"
             )
-        if not np.isfinite(values).all():
-            raise OptionError(f"{file}: NaN or infinity in its embeddings; expected finite values")
+        if not _rows.comparable(values).all():
+            raise OptionError(f"{file}: NaN, infinity or more than 1e15 in its embeddings; expected finite values")
         return Query(values - self._mean, start_s, end_s, file)
 
     def check_embedder(self, found: Mapping[str, object], file: str) -> None:
@@ -264,8 +264,8 @@ class SoundIndex:
         return [self._search(offset, k, by, exclude, exact) for offset in asked.offsets]
 
     def _search(self, offset: npt.NDArray[Any], k: int, by: str, exclude: Collection[str], exact: bool) -> list[Hit]:
-        if k < 1:
-            raise OptionError(f"k: {k} is out of range; expected 1 or more")
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise OptionError(f"k: {k!r} is out of range; expected a whole number, 1 or more")
         if by not in get_args(By):
             raise OptionError(f"by: {by!r} is unknown; expected one of {', '.join(get_args(By))}")
         (unit,), _ = units_of(np.asarray(offset, np.float32)[np.newaxis], np.zeros(1, np.float32))
@@ -318,7 +318,7 @@ class SoundIndex:
     ) -> int:
         at = peak
         while at != last and similarity > 0:
-            ahead = np.arange(at + step, last + step, step)[:_WALK_ROWS]
+            ahead = at + step * np.arange(1, min(abs(last - at), _WALK_ROWS) + 1)
             alike = self._graph.vectors(ahead) @ unit >= SHARE_OF_PEAK * similarity
             for row, is_alike in zip(ahead.tolist(), alike.tolist(), strict=True):
                 earlier, later = sorted((at, row))
@@ -381,7 +381,7 @@ class SoundIndex:
     def _find(self, file: str) -> int:
         if file in self._places:
             return self._places[file]
-        ending = [place for place, name in enumerate(self.files) if name.replace("\\", "/").endswith(f"/{file}")]
+        ending = [place for place, name in enumerate(self.files) if _rows.is_called(name, file)]
         if len(ending) == 1:
             return ending[0]
         if ending:
