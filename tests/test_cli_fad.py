@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 import typer
+from rich.progress import Progress
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 import audioset
@@ -245,9 +247,10 @@ def test_embedders_that_differ_are_refused_before_anything_is_embedded(here: Pat
         (["ref", "gen", "--cache", "a", "--no-cache"], "exclude each other"),
         (["ref", "gen", "--min-examples", "1"], "--min-examples: 1"),
         (["ref", "-"], "-: standard input"),
-        (["ref", "s3://bucket/gen/"], "s3://bucket/gen/: not on a disk"),
-        (["ref", "gen.zip"], "gen.zip: recordings in an archive; .*`audioset embed gen.zip"),
-        (["ref", "gen.zip::0.wav"], "gen.zip::0.wav: recordings in an archive"),
+        (["ref", "gen", "--infinity", "--seed", "-1"], "--seed: -1"),
+        (["ref", "s3://bucket/gen.npz"], "s3://bucket/gen.npz: embeddings or statistics behind a URL"),
+        (["few.npy", "gen", "--stats", "few.npy", "--overwrite"], "--stats few.npy: one of the inputs"),
+        (["ref", "gen", "--per-file", "-o", "gen/0.wav", "--overwrite"], "--out gen/0.wav: one of the inputs"),
         (["ref", "gen", "--replacement"], "--replacement: .*--infinity"),
         (["ref", "few.npy", "--cache", "kept"], "few.npy: 3 dimensions, ref has 16"),
         (["ref", "--clear-cache"], "--clear-cache: is a run of its own"),
@@ -257,8 +260,6 @@ def test_embedders_that_differ_are_refused_before_anything_is_embedded(here: Pat
 def test_wrong_usage_is_named(here: Path, arguments: list[str], message: str) -> None:
     fad.statistics_of(np.eye(16)).save("ref.npz")
     np.save("few.npy", np.eye(3))
-    with zipfile.ZipFile("gen.zip", "w") as archive:
-        archive.write("gen/0.wav", "0.wav")
     with pytest.raises(audioset.errors.OptionError, match=message):
         run(*arguments, *WEIGHTS)
     assert not (here / "kept").exists()
@@ -291,6 +292,34 @@ def test_what_cannot_be_read_stops_no_other(here: Path) -> None:
     found = json.loads(run(*arguments, "--json", status=1).stdout)
     assert {failure["file"] for failure in found["failures"]} == {"silent", "cut.npz", "none/*.wav", "one.npy"}
     assert [one["source"] for one in found["evaluated"]] == ["gen"]
+
+
+def test_a_side_that_is_given_twice_fails_once(here: Path) -> None:
+    (here / "ref" / "bad.wav").write_text("hello")
+    assert run("ref", "ref", *WEIGHTS, status=1).stderr.count("failed: ") == 1
+
+
+def test_archives_stand_for_their_recordings(here: Path) -> None:
+    folder = columns(run("ref", "gen", *WEIGHTS))[1]
+    with zipfile.ZipFile("gen.zip", "w") as archive:
+        archive.writestr("features.npy", b"no sound")
+        for path in sorted((here / "gen").iterdir()):
+            archive.write(path, f"gen/{path.name}")
+    packed = run("ref", "gen.zip", "gen.zip::gen/0.wav", "--per-file", "--min-examples", 2, *WEIGHTS)
+    whole, member = columns(packed)[1:3]
+    assert whole == ["gen.zip", *folder[1:]]
+    assert member[2:] == ["4", "1"]
+    assert "gen.zip::gen/3.wav" in packed.stdout
+    found = json.loads(run("ref", "gen.zip", "--json", *WEIGHTS).stdout)
+    assert found["evaluated"][0]["from_cache"] == 5
+
+
+def test_patterns_are_no_markup(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Progress()
+    monkeypatch.setattr(command, "progress_on", lambda _: shown)
+    run("ref", "gen/[01]*.wav", "gen/[a-z2]*.wav", *WEIGHTS)
+    titles = [Text.from_markup(task.description).plain for task in shown.tasks]
+    assert titles == ["ref", "gen/[01]*.wav", "gen/[a-z2]*.wav"]
 
 
 def test_no_table_is_left_where_nothing_was_measured(here: Path) -> None:

@@ -81,7 +81,7 @@ def test_with_replacement_samples_are_of_fadtks_sizes(reference: Statistics, rng
     assert found.counts == (500, 525, 550, 575, 600)
     assert fad_infinity(reference, rows, replacement=True, steps=5) == found
     assert fad_infinity(reference, rows, replacement=True, steps=5, seed=1).distances != found.distances
-    with pytest.raises(OptionError, match="500 examples of 16 values; expected 501 or more"):
+    with pytest.raises(OptionError, match="500 examples of 16 values; expected 502 or more"):
         fad_infinity(reference, rows[:500], replacement=True)
     # However few there are for each dimension, as with embeddings that are longer than those of VGGish.
     found = fad_infinity(reference, rows[:30], replacement=True, steps=3, min_count=20)
@@ -91,12 +91,31 @@ def test_with_replacement_samples_are_of_fadtks_sizes(reference: Statistics, rng
 def test_extrapolation_needs_some_examples(reference: Statistics) -> None:
     with pytest.raises(OptionError, match="63 examples of 16 values; expected 64 or more"):
         fad_infinity(reference, np.ones((63, DIM)))
-    with pytest.raises(OptionError, match="min_count: 10 is out of range; expected from 32 to 99"):
+    with pytest.raises(OptionError, match="min_count: 10 is out of range; expected from 32 to 98"):
         fad_infinity(reference, np.ones((100, DIM)), min_count=10)
+    with pytest.raises(OptionError, match="min_count: 99 is out of range"):  # any two points lie on a line
+        fad_infinity(reference, np.ones((100, DIM)), min_count=99)
     with pytest.raises(OptionError, match="steps: 2"):
         fad_infinity(reference, np.ones((100, DIM)), steps=2)
+    with pytest.raises(OptionError, match="seed: -1"):
+        fad_infinity(reference, np.ones((100, DIM)), seed=-1)
     with pytest.raises(OptionError, match="dimensions"):
         fad_infinity(reference, np.ones((100, DIM - 1)))
+
+
+def test_sounds_that_are_all_the_same_lie_on_their_line(reference: Statistics) -> None:
+    """What rounding leaves of no variance is none."""
+    found = fad_infinity(reference, np.full((300, DIM), 1 / 3))
+    assert found.value == pytest.approx(found.distances[0])
+    assert found.r2 == 1
+
+
+@pytest.mark.skipif(np.longdouble is np.float64, reason="there is no longer type here")
+def test_longer_numbers_than_float64_are_taken(reference: Statistics, rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((300, DIM))
+    longer = rows.astype(np.longdouble)
+    assert fad_infinity(reference, longer, steps=3) == fad_infinity(reference, rows, steps=3)
+    assert per_file(reference, longer[:12]) == per_file(reference, rows[:12])
 
 
 @pytest.mark.filterwarnings("ignore::audioset.fad.SmallSampleWarning")

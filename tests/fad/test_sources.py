@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from audioset.errors import OptionError, RecordError
-from audioset.fad import open_embeddings, statistics_of
+from audioset.fad import fad_infinity, open_embeddings, statistics_of
 from audioset.fad.sources import ArraySource, JoinedSource, in_blocks_of, kind_of
 from audioset.records import JobInfo, JobWriter
 
@@ -80,6 +82,9 @@ def test_parts_of_a_job_are_one(files: dict[str, np.ndarray], tmp_path: Path) ->
         open_embeddings(folder)
     (folder / "_job.json").touch()
     (folder / "_errors.parquet").touch()
+    with pytest.warns(UserWarning, match="job: the job that writes it is not complete"):
+        open_embeddings(folder)
+    (folder / "_manifest.json").touch()
     for what in (folder, folder / "part-*.parquet"):
         source = open_embeddings(what)
         assert (source.info, source.num_rows, source.num_files) == (INFO, 9504, 4)
@@ -90,6 +95,40 @@ def test_parts_of_a_job_are_one(files: dict[str, np.ndarray], tmp_path: Path) ->
     written(folder / "part-9.parquet", files, other)
     with pytest.raises(OptionError, match=r"part-9.parquet: of different embedders \(hop_s 0.96 and 0.48"):
         open_embeddings(folder)
+
+
+def test_some_rows_of_a_file_are_counted_as_they_are(files: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Filtering with Arrow keeps the metadata, which then speaks of rows that are no longer there."""
+    table = pq.read_table(written(tmp_path / "e.parquet", files))
+    pq.write_table(table.filter(pc.less(table["start_s"], 3.0)), tmp_path / "some.parquet")
+    source = open_embeddings(tmp_path / "some.parquet")
+    assert (source.num_rows, source.num_files) == (3 + 3 + 1 + 3, 4)
+    pq.write_table(table.slice(3, 5000), tmp_path / "one.parquet")
+    source = open_embeddings(tmp_path / "one.parquet")
+    assert source.num_files == 1
+    found = fad_infinity(statistics_of(files["4500.wav"]), source, steps=3)
+    assert found.counts[-1] == 5000
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files where Linux lists them")
+def test_many_arrays_are_not_open_all_at_once(rng: np.random.Generator, tmp_path: Path) -> None:
+    """One for each recording, as fadtk keeps them: there may be more than a process may open."""
+    rows = rng.standard_normal((40, 2, 3))
+    for number, some in enumerate(rows):
+        np.save(tmp_path / f"{number:02d}.npy", some)
+
+    def num_open() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = num_open()
+    source = open_embeddings(tmp_path / "*.npy")
+    assert num_open() < before + 10
+    most = max(num_open() for _ in source.blocks())
+    assert most < before + 10
+    np.testing.assert_allclose(statistics_of(source).mean, rows.reshape(-1, 3).mean(axis=0))
+    np.save(tmp_path / "39.npy", rows[0][:1])
+    with pytest.raises(RecordError, match=r"39.npy: changed while it was read"):
+        statistics_of(source)
 
 
 def test_values_that_are_not_finite_name_their_file(files: dict[str, np.ndarray], tmp_path: Path) -> None:

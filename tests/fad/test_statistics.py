@@ -86,6 +86,11 @@ def test_values_that_are_not_finite_are_refused() -> None:
         gathered(np.full((3, 8), np.nan))
 
 
+def test_values_whose_squares_are_beyond_float64_are_named(rng: np.random.Generator) -> None:
+    with pytest.raises(RecordError, match="squares are beyond float64"):
+        statistics_of(rng.standard_normal((300, 8)) * 1e200)
+
+
 def test_saved_statistics_come_back(rows: np.ndarray, tmp_path: Path) -> None:
     total = Accumulator(8)
     total.add(rows)

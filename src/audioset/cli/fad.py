@@ -20,6 +20,7 @@ import typer
 
 from audioset.cli._common import (
     Bar,
+    check_not_an_input,
     interrupted_says,
     one_interrupt,
     progress_on,
@@ -53,9 +54,9 @@ def fad(
     reference: Annotated[
         str | None,
         typer.Argument(
-            help="What to measure from: a folder, pattern or file of sound; embeddings of `audioset embed` (Parquet, "
-            "NPZ, a folder of parts) or of anything (.npy), or a pattern of these; or statistics (.npz with mu and "
-            "sigma)."
+            help="What to measure from: a file, folder, pattern or archive of sound, or a URL (s3://, gs://, hf://, "
+            "https://) of any of them; embeddings of `audioset embed` (Parquet, NPZ, a folder of parts) or of anything "
+            "(.npy), or a pattern of these; or statistics (.npz with mu and sigma)."
         ),
     ] = None,
     evaluated: Annotated[
@@ -117,13 +118,16 @@ def fad(
     """Measure the Fréchet Audio Distance (FAD) of sounds from a reference: 0 is alike, lower is closer.
 
     Recordings are embedded once: the next run takes what has not changed from the cache, and a run that was stopped
-    goes on when it is started again. Statistics are gathered in float64, in bounded memory.
+    goes on when it is started again. Those of web servers (https://) are embedded in each run. Statistics are gathered
+    in float64, in bounded memory.
 
     Examples:
 
       audioset fad reference/ generated/
 
       audioset fad reference/ model-a/ model-b/ --infinity
+
+      audioset fad reference/ s3://bucket/generated/ shards/0001.tar
 
       audioset fad reference/ --stats reference.npz
 
@@ -154,6 +158,8 @@ def fad(
         raise OptionError("--replacement: is of the samples of --infinity; expected that beside it")
     if cache is not None and no_cache:
         raise OptionError("--cache and --no-cache: exclude each other; expected one of them")
+    if seed < 0:
+        raise OptionError(f"--seed: {seed} is out of range; expected 0 or more")
     if min_examples < 2:
         raise OptionError(f"--min-examples: {min_examples} is out of range; expected 2 or more")
     check_cores(threads, batch)
@@ -167,6 +173,9 @@ def fad(
             what.append(_Given.read(argument, model))
         except (AudioError, RecordError) as error:
             unread.append(Failure(argument, str(error)))
+    for path, option in ((stats, "--stats"), (out, "--out")):
+        if path is not None:
+            check_not_an_input(str(path), (file for given in what for file in given.files or (given.name,)), option)
     if evaluated and len(what) == 1 and stats is None:
         report_failures([failure.reason for failure in unread])
         raise typer.Exit(1)
@@ -240,18 +249,18 @@ class _Given:
     def read(cls, argument: str, model: str) -> _Given:
         from audioset.errors import AudioError, OptionError
         from audioset.fad import Statistics, open_embeddings
-        from audioset.fad.sources import kind_of, several_files
+        from audioset.fad.sources import ENDINGS, kind_of, several_files
         from audioset.inputs import STDIN, expand
-        from audioset.storage.names import is_archive, is_url, split_member
+        from audioset.storage.names import is_archive, is_url
 
         if argument == STDIN:
             raise OptionError("-: standard input can be read only once; expected files, folders or patterns")
-        embed_it = f"Embed it with `audioset embed {argument} -o embeddings.parquet`, and give that file"
-        if is_url(argument):
+        if is_url(argument) and argument.endswith(ENDINGS):
             raise OptionError(
-                f"{argument}: not on a disk, where a change is seen; expected files, folders or patterns. {embed_it}"
+                f"{argument}: embeddings or statistics behind a URL; expected recordings there. Fetch it, and give the "
+                "file"
             )
-        kind = kind_of(argument)
+        kind = None if is_archive(argument) else kind_of(argument)
         if kind == "statistics":
             return cls(argument, kind, statistics=Statistics.load(argument, model=model))
         if kind is not None or several_files(argument):
@@ -259,8 +268,6 @@ class _Given:
         inputs = expand([argument])
         if not inputs.files:
             raise AudioError("; ".join(str(error) for _, error in inputs.missing))
-        if any(is_archive(file) or split_member(file) for file in inputs.files):
-            raise OptionError(f"{argument}: recordings in an archive; expected them as files. {embed_it}")
         return cls(argument, "sound", inputs.files, tuple(str(error) for _, error in inputs.missing))
 
 
@@ -313,6 +320,8 @@ class _Run:
 
     def source(self, given: _Given) -> EmbeddingSource:
         """Return the embeddings of sounds, embedding what the cache does not have; or those that were given."""
+        from rich.markup import escape
+
         from audioset.fad.embedding import base_of
         from audioset.records import Failure
 
@@ -324,7 +333,7 @@ class _Run:
         def watch(files: Sequence[str]) -> Progress:
             if progress is not None:
                 progress.start()
-            return Bar(progress, given.name, files).update
+            return Bar(progress, escape(given.name), files).update
 
         try:
             found = self.embedder.embed(
@@ -403,7 +412,7 @@ class _Found:
             typer.echo(json.dumps(self._to_json(run, said), ensure_ascii=False, indent=1))
         elif self.evaluated:
             write_columns(self._rows())
-        report_failures([failure.reason for failure in run.failures])
+        report_failures([failure.reason for failure in dict.fromkeys(run.failures)])
         if as_json:
             return
         for one in self.evaluated if listing else ():
@@ -480,7 +489,7 @@ class _Found:
             ],
             "embedder": info and asdict(info),
             "warnings": said,
-            "failures": [asdict(failure) for failure in run.failures],
+            "failures": [asdict(failure) for failure in dict.fromkeys(run.failures)],
         }
 
 

@@ -2,10 +2,12 @@
 
     FOLDER/JOB/job.json                  the options that decide the values
     FOLDER/JOB/GROUP/000000.parquet, …   rows, as `audioset embed` writes them; a group is a folder of recordings
+    FOLDER/JOB/GROUP/ARCHIVE.json, …     the recordings in an archive that was read to its end
 
-A row's file is `SIZE:TIME:PATH`: the recording's size in bytes, when it was last changed in nanoseconds, and its path.
-So one that has changed is another one. Each run that finds new recordings adds one Parquet file with all of them. One
-process at a time adds to a group; others wait for it and then find what it did.
+A row's file is `SIZE:TIME:NAME`: the recording's size in bytes, when it was last changed in nanoseconds, and its path
+or URL; for what is in an archive, size and time of that. So one that has changed is another one. Each run that finds
+new recordings adds one Parquet file with all of them. One process at a time adds to a group; others wait for it and
+then find what it did.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +32,10 @@ import numpy.typing as npt
 
 from audioset._files import unwritable, written_whole
 from audioset.errors import RecordError
+from audioset.fad.identity import is_current
 from audioset.fad.sources import Block, EmbeddingSource
 from audioset.records import parts
-from audioset.records.info import LAYOUT, JobInfo, storable
+from audioset.records.info import LAYOUT, JobInfo
 from audioset.weights.files import cache_dir, user_path
 
 if TYPE_CHECKING:
@@ -110,20 +115,8 @@ def clear(chosen: str | os.PathLike[str] | None = None) -> Cleared:
                 except OSError as error:
                     raise unwritable(group, error) from error
         if not any(path.is_dir() for path in about.parent.iterdir()):
-            shutil.rmtree(about.parent)
+            shutil.rmtree(about.parent, ignore_errors=True)
     return Cleared(files, num_bytes, in_use)
-
-
-def identity(file: str) -> str:
-    """Return what stands for a file as it is now.
-
-    Raises
-    ------
-    OSError
-        It is not there.
-    """
-    found = os.stat(file)  # noqa: PTH116
-    return f"{found.st_size}:{found.st_mtime_ns}:{os.path.abspath(file)}"  # noqa: PTH100
 
 
 class Group:
@@ -136,14 +129,14 @@ class Group:
     info : JobInfo
         The embedder.
     base : str
-        The folder of the recordings.
+        The folder of the recordings: an absolute path, or a URL.
     """
 
     def __init__(self, folder: Path, info: JobInfo, base: str) -> None:
         # The same weights under another name are the same.
         self.info = replace(info, weights_name=info.weights_sha256)
         self._of_job = folder / _key(_deciding(self.info))
-        self.path = self._of_job / _key(os.path.abspath(base))  # noqa: PTH100
+        self.path = self._of_job / _key(base)
 
     def index(self) -> dict[str, Span]:
         """Return where the rows of each file are, by the file's identity.
@@ -183,28 +176,73 @@ class Group:
             numbers = [int(path.stem) for path in self._shards()]
             yield self.path / f"{max(numbers, default=-1) + 1:06d}.parquet"
 
-    def drop_outdated(self, kept: set[Path]) -> None:
-        """Remove what holds no recording as it is now, except what is kept; for who is alone in the group."""
+    def members(self, archive: str) -> list[str] | None:
+        """Return the names of all recordings in an archive of this identity; None where it was not read to its end."""
+        try:
+            found = _read_members(self._list_of(archive))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found[1] if found[0] == archive else None
+
+    def keep_members(self, archive: str, members: Sequence[str]) -> None:
+        """Note that an archive of this identity holds these recordings and no others."""
+        with written_whole(self._list_of(archive)) as temporary:
+            about = {"layout": LAYOUT, "archive": archive, "members": list(members)}
+            temporary.write_text(json.dumps(about), encoding="utf-8")
+
+    def drop_outdated(self, kept: set[Path], stamps: dict[str, str]) -> None:
+        """Remove what holds no recording as it is now, except what is kept; for who is alone in the group.
+
+        Parameters
+        ----------
+        kept : set of Path
+            Files to leave.
+        stamps : dict of str to str
+            As for `is_current`.
+        """
         for path in set(self._shards()) - kept:
             try:
-                outdated = not any(map(_is_current, _index(path)))
-            except parts.damage():
-                outdated = True
+                outdated = not any(_is_current(name, stamps) for name in _index(path))
+            except parts.damage() as error:
+                outdated = not getattr(error, "errno", None)
             if outdated:
-                path.unlink(missing_ok=True)
+                _unlink(path)
+        for path in self.path.glob("*.json"):
+            try:
+                outdated = not _is_current(_read_members(path)[0], stamps)
+            except (ValueError, KeyError, TypeError):
+                outdated = True
+            except OSError:
+                continue
+            if outdated:
+                _unlink(path)
+
+    def _list_of(self, archive: str) -> Path:
+        return self.path / f"{_key(archive)}.json"
 
     def _shards(self) -> list[Path]:
         return sorted(path for path in self.path.glob("*.parquet") if path.stem.isdecimal())
 
 
-class CachedSource(EmbeddingSource):
-    """Rows of files in the cache, in the order of the files, wherever they lie."""
+class Scratch:
+    """A folder that is removed when nobody holds this any more."""
 
-    def __init__(self, name: str, info: JobInfo, spans: Sequence[tuple[str, Span]]) -> None:
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="audioset-fad-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+class CachedSource(EmbeddingSource):
+    """Rows of files in the cache, in the order of the files, wherever they lie; `scratch` is where some may."""
+
+    def __init__(
+        self, name: str, info: JobInfo, spans: Sequence[tuple[str, Span]], scratch: Scratch | None = None
+    ) -> None:
         self.name, self.info, self.dim = name, info, info.embedding_dim
         self.num_files = len(spans)
         self.num_rows = sum(span.count for _, span in spans)
         self._spans = spans
+        self._scratch = scratch
 
     def _read(self) -> Iterator[Block]:
         with ExitStack() as opened:
@@ -282,19 +320,20 @@ def _index(path: Path) -> dict[str, Span]:
     return spans
 
 
-def _is_current(name: str) -> bool:
-    try:
-        path = name.split(":", 2)[2]
-    except IndexError:
-        return False
+def _unlink(path: Path) -> None:
+    with suppress(OSError):  # in use, on Windows; a later run removes it
+        path.unlink()
+
+
+def _read_members(path: Path) -> tuple[str, list[str]]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return str(found["archive"]), [str(member) for member in found["members"]]
+
+
+def _is_current(name: str, stamps: dict[str, str]) -> bool:
     # Bytes that are no UTF-8 were written out, see `storable`.
-    for file in (path, re.sub(r"\\(udc[89a-f][0-9a-f])", lambda found: chr(int(found[1][1:], 16)), path)):
-        try:
-            if storable(identity(file)) == name:
-                return True
-        except (OSError, ValueError):
-            continue
-    return False
+    raw = re.sub(r"\\(udc[89a-f][0-9a-f])", lambda found: chr(int(found[1][1:], 16)), name)
+    return is_current(name, stamps) or (raw != name and is_current(raw, stamps))
 
 
 @contextmanager

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from audioset import storage
 from audioset._runtime import Place, choose
 from audioset.embed import EmbedOptions
 from audioset.errors import AudioError, OutputError
-from audioset.fad.cache import CachedSource, Group, Span, cache_folder, identity
+from audioset.fad.cache import CachedSource, Group, Scratch, Span, cache_folder
+from audioset.fad.identity import holder, identities, stamps_of
 from audioset.fad.sources import EmbeddingSource
 from audioset.features import ShortClipWarning
 from audioset.inputs import expand
 from audioset.records import Failure, JobInfo, JobWriter
 from audioset.records.info import reason_of, storable
+from audioset.storage.names import fixed_folder, is_archive, is_audio, is_url, member_name, split_member
 
 if TYPE_CHECKING:
+    from audioset.audio import AudioSource
     from audioset.embed import Model
     from audioset.models.spec import ModelSpec
     from audioset.weights import Weights
@@ -55,6 +58,76 @@ class Embedded:
     reused: int
 
 
+class _Held:
+    """What a group holds of what is asked for.
+
+    Parameters
+    ----------
+    group : Group
+        A group of the cache.
+    asked : dict of str to str
+        Names of recordings and archives, by their identities.
+    """
+
+    def __init__(self, group: Group, asked: dict[str, str]) -> None:
+        self.group = group
+        self.asked = asked
+        self.index = group.index()
+        # What is in the archives, where that is known.
+        self.members = {
+            key: members
+            for key, name in asked.items()
+            if _is_whole_archive(name) and (members := group.members(key)) is not None
+        }
+
+    def recordings(self, key: str) -> list[tuple[str, str]]:
+        """Return name and identity of a recording, or of those in an archive."""
+        name = self.asked[key]
+        if not _is_whole_archive(name):
+            return [(name, key)]
+        return [(member_name(name, member), _in_archive(key, member)) for member in self.members.get(key, ())]
+
+    def todo(self) -> dict[str, str]:
+        """Return what is to be read: recordings without rows, and archives that may hold some."""
+        return {
+            key: name
+            for key, name in self.asked.items()
+            if (_is_whole_archive(name) and key not in self.members)
+            or any(identity not in self.index for _, identity in self.recordings(key))
+        }
+
+
+class _Done:
+    """Names of recordings that need not be read; notes the members of archives, of each of which it is asked.
+
+    Parameters
+    ----------
+    todo : dict of str to str
+        Names by their identities.
+    identities : collections of str
+        Of recordings that have rows.
+    """
+
+    def __init__(self, todo: Mapping[str, str], *identities: Container[str]) -> None:
+        self.members: dict[str, dict[str, None]] = {}  # by the identity of the archive, in its order
+        self._keys = {name: key for key, name in todo.items()}
+        self._identities = identities
+
+    def identity(self, name: str) -> str:
+        if name in self._keys:
+            return self._keys[name]
+        archive, member = split_member(name) or (name, "")
+        return _in_archive(self._keys[archive], member)
+
+    def __contains__(self, name: object) -> bool:
+        file = str(name)
+        parts = split_member(file)
+        if parts is not None and parts[0] in self._keys and is_audio(parts[1]):
+            self.members.setdefault(self._keys[parts[0]], {})[parts[1]] = None
+        identity = self.identity(file)
+        return any(identity in some for some in self._identities)
+
+
 class Embedder:
     """Embeds recordings that the cache does not hold.
 
@@ -73,6 +146,7 @@ class Embedder:
         self._make_model = make_model
         self._model: Model | None = None
         self._folder = folder
+        self._scratch: Scratch | None = None
 
     def embed(
         self,
@@ -90,9 +164,9 @@ class Embedder:
         name : str
             What messages call them.
         files : sequence of str
-            Their paths.
+            Paths and URLs of recordings and of archives, and members of these.
         base : str
-            The folder that they are in.
+            The folder that they are in, as `base_of` gives it.
         watch : callable, optional
             Called with the files that are to be embedded; returns what to report progress to.
         say : callable, optional
@@ -105,81 +179,124 @@ class Embedder:
         OutputError
             The cache cannot be written.
         """
-        known: dict[str, str] = {}  # by the identity, as it is stored
+        order: list[tuple[Path, str]] = []  # the cache and the identity there, as it is stored
+        asked: dict[Path, dict[str, str]] = {}
         failures: list[Failure] = []
-        for file in files:
-            try:
-                if not S_ISREG(os.stat(file).st_mode):  # noqa: PTH116
-                    raise OSError(0, "no regular file")
-                known[storable(identity(file))] = file
-            except OSError as error:
-                failures.append(Failure(file, f"{file}: {error.strerror}; expected a recording on a disk"))
-        group = Group(self._folder, self.info, base)
-        index = group.index()
-        reused = sum(key in index for key in known)
-        if reused < len(known):
-            failures += self._add(group, name, known, watch, say)
-            index = group.index()
-        spans: list[tuple[str, Span]] = [(file, index[key]) for key, file in known.items() if key in index]
+        for file, found in identities(files):
+            if isinstance(found, AudioError):
+                failures.append(Failure(file, str(found)))
+                continue
+            folder = self._folder if found is not None else self._for_this_run()
+            key = storable(f"::{file}" if found is None else found)
+            order.append((folder, key))
+            asked.setdefault(folder, {})[key] = file
+        held: dict[Path, _Held] = {}
+        before: dict[Path, Container[str]] = {}
+        for folder, names in asked.items():
+            group = Group(folder, self.info, base)
+            held[folder] = _Held(group, names)
+            before[folder] = held[folder].index
+            if held[folder].todo():
+                held[folder], failed = self._add(group, name, names, watch, say)
+                failures += failed
+        spans: dict[tuple[Path, str], tuple[str, Span]] = {}
+        for folder, key in order:
+            for file, identity in held[folder].recordings(key):
+                if identity in held[folder].index:
+                    spans[folder, identity] = file, held[folder].index[identity]
         if not spans:
             reasons = "; ".join(failure.reason for failure in failures[:3])
             raise AudioError(f"{name}: no recording could be read ({reasons}); expected audio files")
-        return Embedded(CachedSource(name, self.info, spans), tuple(failures), reused)
+        reused = sum(identity in before[folder] for folder, identity in spans)
+        return Embedded(CachedSource(name, self.info, list(spans.values()), self._scratch), tuple(failures), reused)
+
+    def _for_this_run(self) -> Path:
+        """A cache for what may have changed by the next run, where nobody says whether it has."""
+        if self._scratch is None:
+            self._scratch = Scratch()
+        return self._scratch.path
 
     def _add(
-        self,
-        group: Group,
-        name: str,
-        known: dict[str, str],
-        watch: Watch | None,
-        say: Callable[[str], None] | None,
-    ) -> list[Failure]:
+        self, group: Group, name: str, asked: dict[str, str], watch: Watch | None, say: Callable[[str], None] | None
+    ) -> tuple[_Held, list[Failure]]:
         def waiting() -> None:
             if say is not None:
                 say(f"{name}: waiting for another process, which is embedding these recordings")
 
+        failures: list[Failure] = []
         with group.adding(waiting) as path:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of damage, which was said
-                index = group.index()  # what the other process did
-            todo = {key: file for key, file in known.items() if key not in index}
-            try:
-                failures = self._embed(path, todo, watch) if todo else []
-            except OutputError as error:
-                raise OutputError(
-                    f"{path}: the cache cannot be written ({error.__cause__ or error}); expected a folder with room. "
-                    "Make room or choose another with --cache; what is done is kept"
-                ) from error
+                held = _Held(group, asked)  # with what the other process did
+            if held.todo():
+                try:
+                    failures = self._embed(path, held, watch)
+                except OutputError as error:
+                    raise OutputError(
+                        f"{path}: the cache cannot be written ({error.__cause__ or error}); expected a folder with "
+                        "room. Make room or choose another with --cache; what is done is kept"
+                    ) from error
             # What was written just now is used, even where a recording has changed since it was asked for.
-            group.drop_outdated({path, *(span.shard.path for key, span in index.items() if key in known)})
-        return failures
+            used = {
+                held.index[identity].shard.path
+                for key in asked
+                for _, identity in held.recordings(key)
+                if identity in held.index
+            }
+            group.drop_outdated({path, *used}, stamps_of(asked))
+        held.index = group.index()
+        return held, failures
 
-    def _embed(self, path: Path, todo: dict[str, str], watch: Watch | None) -> list[Failure]:
+    def _embed(self, path: Path, held: _Held, watch: Watch | None) -> list[Failure]:
+        todo = held.todo()
+        failures: list[Failure] = []
         with JobWriter(path, self.info, format="parquet", resume=True) as writer, warnings.catch_warnings():
             warnings.simplefilter("ignore", ShortClipWarning)
-            left = [(key, file) for key, file in todo.items() if key not in writer.completed]
-            progress = watch([file for _, file in left]) if watch is not None and left else None
+            earlier = writer.completed - {failure.file for failure in writer.failures}
+            done = _Done(todo, held.index, earlier)
+            left = [file for file in todo.values() if file not in done]
+            given: list[tuple[str, str]] = []  # identity and name of what the model was given
+
+            def sources() -> Iterator[tuple[AudioSource, None]]:
+                identities = set()
+                for file, source in storage.sources(left, skip=done):
+                    identity = done.identity(file)
+                    if identity not in identities:  # a member may be asked for beside its archive
+                        identities.add(identity)
+                        given.append((identity, file))
+                        yield source, None
+
+            progress = watch(left) if watch is not None and left else None
             files, audio_s, rows = 0, 0.0, 0
             if left and self._model is None:
                 self._model = self._make_model()
             options = EmbedOptions(hop_s=self.info.hop_s)
-            for block in self._model.embed_blocks(((file, None) for _, file in left), options) if self._model else ():
-                key, file = left[block.index]
+            for block in self._model.embed_blocks(sources(), options) if self._model and left else ():
+                identity, file = given[block.index]
                 if block.error is not None:
-                    writer.fail(key, reason_of(file, block.error))
+                    failures.append(Failure(file, reason_of(file, block.error)))
+                    writer.fail(identity, failures[-1].reason)
                 else:
-                    writer.append(key, block.start_s, block.end_s, block.values, last=block.last)
+                    writer.append(identity, block.start_s, block.end_s, block.values, last=block.last)
                     rows += len(block.values)
                 files += block.last
                 audio_s += block.duration_s if block.last else 0.0
                 if progress is not None:
-                    progress(files, audio_s, len(writer.failures))
-            failed = {failure.file: failure.reason for failure in writer.failures}
-            if rows or writer.completed - failed.keys():
+                    progress(files, audio_s, len(failures))
+            if rows or earlier:
                 writer.finish()
             else:
                 writer.discard()
-        return [Failure(file, failed[key]) for key, file in todo.items() if key in failed]
+        self._note_members(held, done, failures)
+        return failures
+
+    def _note_members(self, held: _Held, done: _Done, failures: Sequence[Failure]) -> None:
+        """Keep what is in archives, so that they need not be read again; not of those where something failed."""
+        incomplete = {holder(failure.file) for failure in failures}
+        for key, members in done.members.items():
+            held.members[key] = list(members)
+            if held.asked[key] not in incomplete:
+                held.group.keep_members(key, held.members[key])
 
 
 def embed_files(
@@ -196,7 +313,7 @@ def embed_files(
     model : Model
         What `audioset.load` returns.
     recordings : str, or sequence of paths
-        A file, a folder or a pattern, as on the command line; or files.
+        A file, a folder, an archive, a pattern or a URL of these, as on the command line; or several.
     hop_s : float, optional
         Seconds from one example to the next; the model's own by default.
     cache : path, optional
@@ -248,13 +365,26 @@ def job_info(
 
 def base_of(arguments: Sequence[str]) -> str:
     """Return the folder that files, folders and patterns are in: what stays the same when recordings are added."""
-    folders = []
-    for argument in arguments:
-        path = os.path.abspath(argument)  # noqa: PTH100
-        while not os.path.isdir(path):
-            path = os.path.dirname(path)  # noqa: PTH120
-        folders.append(path)
+    folders = [_folder_of(holder(argument)) for argument in arguments]
     try:
-        return os.path.commonpath(folders)
-    except ValueError:  # on several drives
+        return os.path.commonpath(folders)  # which leaves URLs no URLs, but tells them apart
+    except ValueError:  # on several drives, or not all of them on a disk
         return folders[0]
+
+
+def _folder_of(argument: str) -> str:
+    if is_url(argument):
+        return fixed_folder(argument)
+    path = os.path.abspath(argument)  # noqa: PTH100
+    while not os.path.isdir(path) and os.path.dirname(path) != path:  # noqa: PTH120
+        path = os.path.dirname(path)  # noqa: PTH120
+    return path
+
+
+def _is_whole_archive(name: str) -> bool:
+    return is_archive(name) and split_member(name) is None
+
+
+def _in_archive(identity: str, member: str) -> str:
+    """The identity of a member, as it is stored."""
+    return storable(member_name(identity, member))

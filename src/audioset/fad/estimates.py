@@ -18,6 +18,7 @@ from audioset.fad.statistics import Moments, Statistics
 STEPS = 25
 MIN_EXAMPLES = 10
 FADTK_MIN_COUNT = 500
+_ROUNDING = 1e-12
 _FEWEST_PER_DIM = 2  # in the smallest sample: distances of fewer do not lie on the line
 
 Embeddings = EmbeddingSource | npt.NDArray[Any] | str | os.PathLike[str]
@@ -109,26 +110,28 @@ def fad_infinity(
     Raises
     ------
     OptionError
-        There are fewer than four examples a dimension, or with replacement no more than the smallest sample has; an
-        option is out of range, or the embedders differ.
+        There are fewer than four examples a dimension, or with replacement too few for samples of three
+        sizes; an option is out of range, or the embedders differ.
     """
     source = as_source(evaluated)
     most = source.num_rows
     if replacement:
         least, fewest = 2, FADTK_MIN_COUNT if min_count is None else min_count
-        needed = fewest + 1
+        needed = fewest + 2
     else:
         least, needed = _FEWEST_PER_DIM * source.dim, EXTRAPOLATED_PER_DIM * source.dim
         fewest = min(needed, most // 2) if min_count is None else min_count
+    if steps < 3:
+        raise OptionError(f"steps: {steps} is out of range; expected 3 or more")
+    if seed < 0:
+        raise OptionError(f"seed: {seed} is out of range; expected 0 or more")
     if most < needed:
         raise OptionError(
             f"{source.name}: {most:,} examples of {source.dim} values; expected {needed:,} or more to extrapolate "
             "from. Use more audio, or the plain distance"
         )
-    if steps < 3:
-        raise OptionError(f"steps: {steps} is out of range; expected 3 or more")
-    if not least <= fewest < most:
-        raise OptionError(f"min_count: {fewest} is out of range; expected from {least} to {most - 1}")
+    if not least <= fewest <= most - 2:  # samples of three sizes: any two points lie on a line
+        raise OptionError(f"min_count: {fewest} is out of range; expected from {least} to {most - 2}")
     counts = np.unique(np.linspace(fewest, most, steps).astype(np.int64))
     gaussian = Gaussian.of(reference)
     distances = []
@@ -139,7 +142,8 @@ def fad_infinity(
     x, y = 1 / counts, np.array(distances)
     slope, value = np.polyfit(x, y, 1)
     spread = float(np.square(y - y.mean()).sum())
-    r2 = 1 - float(np.square(y - slope * x - value).sum()) / spread if spread else 1.0
+    is_flat = spread <= len(y) * (_ROUNDING * np.abs(y).max()) ** 2  # of sounds that are all the same
+    r2 = 1.0 if is_flat else 1 - float(np.square(y - slope * x - value).sum()) / spread
     return FadInfinity(float(value), float(slope), r2, tuple(counts.tolist()), tuple(distances), seed, replacement)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from audioset.records.info import JobInfo, Metadata
 from audioset.records.table import NPZ_DAMAGE, read_metadata
 
 BLOCK_ROWS = 4096
-_ENDINGS = (".npy", ".npz", ".parquet")
+ENDINGS = (".npy", ".npz", ".parquet")
 
 Kind: TypeAlias = Literal["parquet", "npz", "npy", "statistics"]
 
@@ -97,14 +98,40 @@ class ArraySource(EmbeddingSource):
     def _read(self) -> Iterator[Block]:
         for first in range(0, self.num_rows, BLOCK_ROWS):
             values = self._values[first : first + BLOCK_ROWS]
+            if values.dtype.itemsize > 8:  # of which no sum of squares has a root
+                values = values.astype(np.float64)
             yield Block(values, [self.name], [len(values)])
 
 
+class NpySource(EmbeddingSource):
+    """An .npy file, which is open only while it is read: there may be one for each of many recordings."""
+
+    def __init__(self, path: Path) -> None:
+        whole = self._opened(path)
+        self.name, self.info, self.num_files = whole.name, None, 1
+        self.num_rows, self.dim = whole.num_rows, whole.dim
+        self._path = path
+
+    def _read(self) -> Iterator[Block]:
+        whole = self._opened(self._path)
+        if (whole.num_rows, whole.dim) != (self.num_rows, self.dim):
+            raise RecordError(f"{self._path}: changed while it was read; expected the same rows. Run again")
+        yield from whole._read()
+
+    def _opened(self, path: Path) -> ArraySource:
+        with _reading(path):
+            return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
+
+
 class ParquetSource(EmbeddingSource):
-    """A Parquet file that `audioset embed` wrote."""
+    """A Parquet file that `audioset embed` wrote, or some of its rows with the metadata of all."""
 
     def __init__(self, path: Path) -> None:
         _describe(self, path, read_metadata(path, "parquet"))
+        with _reading(path), parts.parquet_file(path) as file:
+            rows = file.metadata.num_rows
+        if rows != self.num_rows:
+            self.num_rows, self.num_files = rows, self._count_files(path)
         self._path = path
 
     def _read(self) -> Iterator[Block]:
@@ -113,6 +140,10 @@ class ParquetSource(EmbeddingSource):
                 for batch in file.iter_batches(BLOCK_ROWS, [group], ["file", "embedding"], use_threads=False):
                     names, counts = parts.file_runs(batch)
                     yield Block(parts.embedding_values(batch), names, counts.tolist())
+
+    def _count_files(self, path: Path) -> int:
+        with _reading(path), parts.parquet_file(path) as file:
+            return len({name for batch in file.iter_batches(columns=["file"]) for name in parts.file_runs(batch)[0]})
 
 
 class NpzSource(EmbeddingSource):
@@ -186,7 +217,7 @@ def several_files(argument: str | os.PathLike[str]) -> list[str]:
         of_job = os.path.exists(os.path.join(name, "_job.json"))  # noqa: PTH118
         return sorted(glob.glob(os.path.join(glob.escape(name), "part-*.parquet"))) if of_job else []  # noqa: PTH118
     found = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) and not os.path.lexists(name) else []
-    return found if all(path.endswith(_ENDINGS) for path in found) else []
+    return found if all(path.endswith(ENDINGS) for path in found) else []
 
 
 def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingSource:
@@ -204,9 +235,20 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingSource:
         A file cannot be read, or is none of these.
     OptionError
         Of several, not all are of one embedder.
+
+    Warns
+    -----
+    UserWarning
+        The folder is that of a job that is not complete.
     """
     several = several_files(path)
     if several:
+        if os.path.isdir(path) and not os.path.exists(os.path.join(path, "_manifest.json")):  # noqa: PTH118
+            warnings.warn(
+                f"{path}: the job that writes it is not complete; measured are the rows so far "
+                "(`audioset jobs status`)",
+                stacklevel=2,
+            )
         return JoinedSource(os.fspath(path), [_open(Path(one)) for one in several])
     return _open(Path(path))
 
@@ -218,9 +260,7 @@ def _open(path: Path) -> EmbeddingSource:
     if kind == "npz":
         return NpzSource(path)
     if kind == "npy":
-        with _reading(path):
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-        return ArraySource(values, str(path))
+        return NpySource(path)
     found = "statistics, not embeddings" if kind == "statistics" else "no file of embeddings"
     raise RecordError(f"{path}: {found}; expected Parquet or NPZ of `audioset embed`, or an .npy file (rows, dim)")
 

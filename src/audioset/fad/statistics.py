@@ -22,6 +22,9 @@ _MEANS = ("mu", "mean")
 _COVARIANCES = ("sigma", "cov", "covariance")
 _ASYMMETRY = 1e-5  # of the largest entry; what arithmetic in float32 leaves
 
+# What is not finite then is named by `Statistics`.
+_beyond_float64 = np.errstate(over="ignore", invalid="ignore")
+
 Float64Array = npt.NDArray[np.float64]
 
 
@@ -62,7 +65,8 @@ class Statistics:
             raise RecordError(f"{self.source}: {shapes}; expected (dim,) and (dim, dim)")
         if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
             raise RecordError(
-                f"{self.source}: its statistics are not finite; expected numbers. Measure the embeddings again"
+                f"{self.source}: its statistics are not finite, as of numbers whose squares are beyond float64; "
+                "expected numbers. Measure the embeddings again"
             )
         scale = float(np.abs(self.covariance).max())
         asymmetry = float(np.abs(self.covariance - self.covariance.T).max())
@@ -149,6 +153,7 @@ class Moments:
         self.mean: Float64Array = np.zeros(dim)
         self.squares: Float64Array = np.zeros((dim, dim))
 
+    @_beyond_float64
     def fold(self, rows: npt.NDArray[Any]) -> None:
         """Take the rows of a block, (n, dim)."""
         if len(rows):
@@ -159,6 +164,7 @@ class Moments:
             block.squares = centred.T @ centred
             self.merge(block)
 
+    @_beyond_float64
     def merge(self, other: Moments) -> None:
         """Take the rows of others, too."""
         if not other.count:
