@@ -301,7 +301,7 @@ class Embedder:
 
 def embed_files(
     model: Model,
-    recordings: str | Sequence[str | os.PathLike[str]],
+    recordings: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     hop_s: float | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -312,7 +312,7 @@ def embed_files(
     ----------
     model : Model
         What `audioset.load` returns.
-    recordings : str, or sequence of paths
+    recordings : path, or sequence of paths
         A file, a folder, an archive, a pattern or a URL of these, as on the command line; or several.
     hop_s : float, optional
         Seconds from one example to the next; the model's own by default.
@@ -326,7 +326,8 @@ def embed_files(
     OutputError
         The cache cannot be written.
     """
-    given = [recordings] if isinstance(recordings, str) else [os.fspath(path) for path in recordings]
+    several = [recordings] if isinstance(recordings, str | os.PathLike) else recordings
+    given = [os.fspath(path) for path in several]
     inputs = expand(given)
     if inputs.missing:
         raise inputs.missing[0][1]
