@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from audioset.errors import OptionError
+
+# ONNX Runtime reports to its makers and leaves an identity in the home folder (seen with 1.31), unless it was told not
+# to before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 Precision: TypeAlias = Literal["fp32", "bf16", "int8"]
 Engine: TypeAlias = Literal["onnxruntime", "openvino", "torch"]
