@@ -113,6 +113,16 @@ def test_missing_input_is_named_and_stops_nothing(folder: Path, tmp_path: Path) 
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there may names be anything")
+def test_name_that_is_no_text_stops_nothing(folder: Path, tmp_path: Path) -> None:
+    (folder / "0.wav").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.wav"))
+    result = embed(folder, "-o", f"{tmp_path}/out/", "--json", status=1)
+    assert r"caf\udce9.wav: this name is not valid Unicode" in result.stderr
+    about = json.loads(result.stdout)
+    assert (about["complete"], about["files"]) == (True, 5)
+    assert [found["file"] for found in about["missing"]] == [rf"{folder}/caf\udce9.wav"]
+
+
 def test_dry_run_says_what_it_takes_and_writes_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,8 @@ def test_lists_hold_one_argument_a_line(folder: Path) -> None:
     names = folder / "list.txt"
     names.write_text(f"\ufeff# recordings\n{folder / 'b.wav'}\n\n{folder}/*.FLAC\r\n", encoding="utf-8")
     assert expand([], lists=[names]).files == (str(folder / "b.wav"), str(folder / "a.FLAC"))
+    names.write_text("one\u2028name.wav\r\nan\x85other.wav\n", encoding="utf-8", newline="")
+    assert expand([], lists=[names]).files == ("one\u2028name.wav", "an\x85other.wav")
 
 
 def test_a_list_that_cannot_be_read_is_refused(folder: Path) -> None:

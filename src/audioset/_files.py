@@ -54,6 +54,26 @@ def replacing(path: Path, temporary: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def temporary_files() -> Iterator[None]:
+    """Say of what the system refuses in the block that temporary files are what it is about.
+
+    Raises
+    ------
+    OutputError
+        There is no folder for them, or no room in it.
+    """
+    try:
+        yield
+    except AudioSetError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{tempfile.tempdir or 'TMPDIR'}: temporary files: {why_unwritable(error)}; expected a writable folder "
+            "with room for a long recording or two. Free some, or set TMPDIR to another folder."
+        ) from error
+
+
 def is_full(error: OSError) -> bool:
     """Return whether the system refuses for want of room."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

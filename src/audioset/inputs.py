@@ -204,5 +204,5 @@ def _read_list(path: str) -> list[str]:
         text = content.decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise OptionError(f"{path}: cannot read this list ({error}); expected UTF-8 text, one name a line") from error
-    lines = (line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in text.split("\n"))  # names may hold what else Unicode takes for line breaks
     return [line for line in lines if line and not line.startswith("#")]

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -143,3 +144,13 @@ def test_file_url_is_a_folder_like_any_other(bench: Bench, monkeypatch: pytest.M
     assert pq.read_metadata(bench.root / "all.parquet").num_rows == begun.state().totals()["rows"]
     assert not (bench.root / "file:").exists()
     assert_rows(bench.root / "out", bench.expected(bench.clips[:3]))
+
+
+def test_full_disk_of_temporary_files_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(sys.modules["audioset.jobs.rows"], "_HELD_BYTES", 1)
+    with pytest.raises(OutputError, match=r"temporary files: the disk is full; .* set TMPDIR"):
+        bench.run(bench.begin(bench.clips[:1]))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import gzip
+import io
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterable
@@ -285,3 +288,21 @@ def test_what_comes_after_the_end_of_a_tar_is_told(tmp_path: Path) -> None:
     path.write_bytes(tar({"a.wav": wav(1.0)}) + tar({"b.wav": wav(1.0)}))
     with pytest.warns(UserWarning, match=r"s\.tar: goes on after the mark at its end"):
         assert read([str(path)]) == {f"{path}::a.wav": 1.0}
+
+
+@pytest.mark.parametrize("suffix", ["tar", "zip"])
+def test_full_disk_of_temporary_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(fetching, "_MAX_MEMBER_IN_MEMORY", 40_000)
+    content = {"a.wav": wav(1.0), "big.wav": wav(2.0)}
+    path = tmp_path / f"s.{suffix}"
+    path.write_bytes(tar(content) if suffix == "tar" else zipped(content))
+    found = read([str(path)])
+    assert found[f"{path}::a.wav"] == 1.0
+    refused = found[str(path) if suffix == "tar" else f"{path}::big.wav"]
+    assert "temporary files: the disk is full" in str(refused)
+    assert "TMPDIR" in str(refused)

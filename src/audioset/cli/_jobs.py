@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audioset.cli._common import clock, interrupted_says, one_interrupt, progress_on, report_failures
-from audioset.errors import OptionError
+from audioset.errors import AudioError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +133,7 @@ def embed_to_folder(
         raise OptionError("--overwrite: shards would remove each other's parts; remove the folder before they start")
     if overwrite and options.retry_failed:
         raise OptionError("--retry-failed: --overwrite leaves nothing to try again; expected one of them")
+    inputs = _nameable(inputs)
     items = _items(inputs, options.manifest, recipe)
     if not len(items) and inputs.missing:
         report_failures([str(error) for _, error in inputs.missing])
@@ -188,6 +189,21 @@ def _items(inputs: Inputs, manifest: str | None, recipe: Recipe) -> Items:
     if items.has_windows and (recipe.options.start_s or recipe.options.duration_s is not None):
         raise OptionError(f"--start, --duration: {manifest} has start_s and end_s; expected one or the other")
     return items
+
+
+def _nameable(inputs: Inputs) -> Inputs:
+    """Return the inputs with those that a job's table cannot name among the missing ones: they stop no others."""
+    from audioset.records.info import storable
+
+    files, missing = [], list(inputs.missing)
+    for name in inputs.files:
+        shown = storable(name)
+        if shown == name:
+            files.append(name)
+        else:
+            said = f"{shown}: this name is not valid Unicode, and a job's table holds no other; rename the file"
+            missing.append((shown, AudioError(said)))
+    return replace(inputs, files=tuple(files), missing=tuple(missing))
 
 
 @contextmanager

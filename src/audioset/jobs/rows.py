@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from audioset._files import temporary_files
 from audioset.records import parts
 from audioset.records.info import JobInfo
 
@@ -105,10 +106,12 @@ class Rows:
     def _spill(self) -> None:
         import pyarrow as pa
 
-        if self._spool is None:
-            self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - until `close`
-            self._stream = pa.ipc.new_stream(self._spool, self.schema)
-        for batch in self._held:
-            self._stream.write_batch(batch)
+        with temporary_files():
+            if self._spool is None:
+                self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - until `close`
+                self._stream = pa.ipc.new_stream(self._spool, self.schema)
+            for batch in self._held:
+                self._stream.write_batch(batch)
+            self._spool.flush()
         self._held = []
         self._held_bytes = 0

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
+from audioset._files import temporary_files
 from audioset._streams import PIECE_BYTES, Forward, StreamDamage, TarEntry, uncompressed
-from audioset.errors import AudioError, AudioSetError
+from audioset.errors import AudioError, AudioSetError, OutputError
 from audioset.storage.base import Section
 from audioset.storage.filesystems import storage_of
 from audioset.storage.names import MEMBER_MARK, has_audio_suffix, is_url, location, member_name
@@ -248,10 +249,13 @@ def _content(name: str, size: int, read: Callable[[int], bytes], room: Room) -> 
         data = read(size)
         return cast(BinaryIO, Held(name, data)) if len(data) == size else None
     with ExitStack() as stack:
-        spool = stack.enter_context(tempfile.TemporaryFile())
+        with temporary_files():
+            spool = stack.enter_context(tempfile.TemporaryFile())
         left = size
         while left and (piece := read(min(left, 1 << 20))):
-            spool.write(piece)
+            with temporary_files():
+                spool.write(piece)
+                spool.flush()
             left -= len(piece)
         if left:
             return None
@@ -313,6 +317,8 @@ def _unzipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, room: R
                 raise zipfile.BadZipFile("its size is not what the directory says")
     except AudioError as error:
         return error
+    except OutputError as error:
+        return AudioError(f"{name}: {error}")
     except Exception as error:  # of damaged data, foreign compression and encryption
         return AudioError(f"{name}: cannot be unpacked ({error}); expected an undamaged member. Make the archive again")
     return content

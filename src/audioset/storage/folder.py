@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
-from audioset._files import replacing
+from audioset._files import replacing, temporary_files
 from audioset._files import unwritable as unwritable_file
 from audioset.errors import AudioSetError, OutputError
 from audioset.storage.filesystems import storage_of
@@ -101,8 +101,12 @@ class Folder:
             with self._writing_local(name) as file:
                 yield file
             return
-        with tempfile.TemporaryFile() as file:
-            yield file
+        with temporary_files():
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - entered below
+        with file:
+            with temporary_files():
+                yield file
+                file.flush()
             self._upload(file, name)
 
     def delete(self, name: str) -> None:

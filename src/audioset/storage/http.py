@@ -14,6 +14,7 @@ import requests
 import requests.adapters
 import urllib3
 
+from audioset._files import temporary_files
 from audioset._version import __version__
 from audioset.storage.base import PIECE_BYTES
 from audioset.storage.troubles import TRIES, Trouble, of_error, of_status, pause, retried
@@ -106,9 +107,12 @@ class HttpFile:
     def _copied(self) -> int:
         """Copy the file; return its size."""
         with contextlib.ExitStack() as stack:
-            copy = stack.enter_context(tempfile.TemporaryFile())
+            with temporary_files():
+                copy = stack.enter_context(tempfile.TemporaryFile())
             for piece in _stream(self._session, self._url):
-                copy.write(piece)
+                with temporary_files():
+                    copy.write(piece)
+                    copy.flush()
             stack.pop_all()
         self._copy = copy
         return copy.tell()
