@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
 import pickle
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,16 @@ import pytest
 
 import audioset
 from audioset import hub as hugging
-from audioset.errors import FetchError, MissingExtraError, OptionError, RecordError, WeightsError, WeightsFormatError
+from audioset.errors import (
+    FetchError,
+    MissingExtraError,
+    OptionError,
+    OutputError,
+    RecordError,
+    WeightsError,
+    WeightsFormatError,
+)
+from audioset.hub.repository import Repository, reason, talking
 
 from ._server import Hub
 
@@ -29,7 +40,17 @@ def config(data: bytes, **other: Any) -> bytes:
 
 @pytest.mark.parametrize(
     "name",
-    ["hf://", "hf://owner", "hf://a/b/c", "hf://o/n@", "hf://../x", "hf://o/a--b", "hf://o/x.git", "hf://o/n@a b"],
+    [
+        "hf://",
+        "hf://owner",
+        "hf://a/b/c",
+        "hf://o/n@",
+        "hf://../x",
+        "hf://o/a--b",
+        "hf://o/x.git",
+        "hf://o/n@a b",
+        "hf://o/n@/etc/x",
+    ],
 )
 def test_names_that_are_none_are_refused_before_anything_is_asked(name: str, hub: Hub) -> None:
     with pytest.raises(OptionError, match=r"no name of a repository; expected owner/name"):
@@ -40,6 +61,13 @@ def test_names_that_are_none_are_refused_before_anything_is_asked(name: str, hub
 def test_a_revision_is_given_once(hub: Hub) -> None:
     with pytest.raises(OptionError, match=r"owner/pets@v1: names a revision, and v2 is given too"):
         hugging.pull("owner/pets@v1", "v2")
+
+
+@pytest.mark.parametrize("revision", ["../../x", "/etc/x", "a b", "", "v1/../../../x"])
+def test_a_revision_stays_in_the_folder_of_revisions(revision: str, hub: Hub) -> None:
+    with pytest.raises(OptionError, match=r"revision '.*': expected the name of a branch or tag, or a commit"):
+        hugging.pull("owner/pets", revision)
+    assert hub.requests == []
 
 
 def test_repositories_that_are_not_there_or_not_ours_to_see(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +214,54 @@ def test_a_push_that_cannot_be(hub: Hub, pets: Path, monkeypatch: pytest.MonkeyP
         hugging.push(pets, "owner/pets")
 
 
+def test_a_push_that_fails_half_way_can_be_run_again(hub: Hub, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = pytest.importorskip("huggingface_hub").HfApi
+    commit = api.create_commit
+
+    def create_commit(self: Any, **how: Any) -> Any:
+        hub.failing = 501
+        return commit(self, **how)
+
+    monkeypatch.setattr(api, "create_commit", create_commit)
+    with pytest.raises(FetchError, match=r"hf://owner/pets@v2: http://127\S+ did not do as it should"):
+        hugging.push(pets, "owner/pets", revision="v2")
+    hub.failing = None
+    assert hub.repos["models/owner/pets"].files == {}
+    with pytest.raises(WeightsError, match=r"no audioset model inside \(no config.json\)"):
+        audioset.load("hf://owner/pets@v2")
+    monkeypatch.setattr(api, "create_commit", commit)
+    hugging.push(pets, "owner/pets", revision="v2")
+    assert audioset.load("hf://owner/pets@v2").name == "pets"
+
+
+def test_a_file_that_changed_behind_its_card_is_not_pushed(hub: Hub, pets: Path) -> None:
+    upload = hugging.prepare(pets, "owner/pets")
+    pets.write_bytes(pets.read_bytes() + b"\0")
+    with pytest.raises(WeightsError, match=r"pets.safetensors: has changed since its card was made"):
+        hugging.send(upload)
+    pets.unlink()
+    with pytest.raises(WeightsError, match=r"pets.safetensors: No such file"):
+        hugging.send(upload)
+    assert hub.requests == []
+
+
+def test_what_a_network_does_is_not_blamed_on_the_disk() -> None:
+    hub = "https://hub.example.org"
+    for broken in (TimeoutError(110, "Connection timed out"), socket.gaierror(-2, "Name or service not known")):
+        with (
+            pytest.raises(FetchError, match=rf"{hub} did not do as it should \(.*{broken.strerror}\)"),
+            talking(Repository("o", "model"), hub),
+        ):
+            raise broken
+    with pytest.raises(OutputError, match="the disk is full"), talking(Repository("o", "model"), hub):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_opens_a_storage_is_not_shown() -> None:
+    error = ValueError("403 Forbidden for url 'https://s3.example.org/a/b?X-Amz-Signature=abc&Expires=9' (Request 3)")
+    assert reason(error) == "403 Forbidden for url 'https://s3.example.org/a/b' (Request 3)"
+
+
 def test_nothing_private_goes_to_a_public_repository(hub: Hub, pets: Path) -> None:
     hub.repo("models/owner/pets")
     with pytest.raises(OptionError, match=r"hf://owner/pets: there already and public; expected a private repository"):
@@ -236,6 +312,10 @@ def test_files_that_are_none_of_ours_are_not_pushed(tmp_path: Path, pets: Path) 
     safetensors_file.write(tmp_path / "changed.safetensors", tensors, metadata)
     with pytest.raises(WeightsError, match=r"changed.safetensors: content hash \w{64}; expected \w{64}"):
         hugging.prepare(tmp_path / "changed.safetensors", "owner/pets")
+    about = {"classes": [["a", "a"]], "embedder": {"model": "vggish"}, "notes": {}}  # and no kind
+    safetensors_file.write(tmp_path / "head.safetensors", {}, {"audioset_head": json.dumps(about)})
+    with pytest.raises(WeightsError, match=r"head.safetensors: a head that cannot be used \('kind'\)"):
+        hugging.prepare(tmp_path / "head.safetensors", "owner/head")
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(RecordError, match=r"rows.parquet: cannot be read as Parquet"):
         hugging.prepare(tmp_path / "rows.parquet", "owner/rows")

@@ -118,7 +118,7 @@ def push(
         write_columns([(name, f"{size:,} bytes") for name, size in sizes.items()])
         typer.echo(f"\n{upload.card}", nl=False)
         return
-    with interrupted_says("interrupted; nothing was committed"):
+    with interrupted_says("interrupted before the Hub had confirmed a commit; run it again"):
         pushed = send(upload, private=private, message=message)
     if as_json:
         typer.echo(json.dumps({"name": pushed.name, "url": pushed.url, "files": sizes}))

@@ -124,13 +124,13 @@ def _head(file: Path, text: str) -> dict[str, Any]:
         about = json.loads(text)
         pairs = [(str(mid), str(name)) for mid, name in about["classes"]]
         base = str(about["embedder"]["model"])
-        notes = dict(about["notes"])
+        kind, notes = str(about["kind"]), dict(about["notes"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(
             f"{file}: a head that cannot be used ({error}); expected one as `audioset train` writes it"
         ) from error
     classes = ClassList(tuple(mid for mid, _ in pairs), tuple(name for _, name in pairs))
-    about = {"kind": about["kind"], "embedder": about["embedder"], "notes": notes}
+    about = {"kind": kind, "embedder": about["embedder"], "notes": notes}
     return {"kind": "head", "title": file.stem, "base": base, "classes": classes, "about": about}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,13 @@ RepoType: TypeAlias = Literal["model", "dataset"]
 
 _THIS_MACHINE: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 _PART: Final = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
+_REVISION: Final = r"\w[\w./-]*"  # the library makes a file of this name in its cache
 _NAME: Final = re.compile(
-    rf"(?:{HUB})?(?P<datasets>datasets/)?(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[\w./-]+))?", re.ASCII
+    rf"(?:{HUB})?(?P<datasets>datasets/)?(?P<repo>{_PART}/{_PART})(?:@(?P<revision>{_REVISION}))?", re.ASCII
 )
 _SHOWN: Final = 300  # characters of what others say
+_OF_NETWORKS: Final = (ConnectionError, TimeoutError, socket.gaierror)
+_SIGNED: Final = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\")]+")  # addresses of storage, with what opens it for an hour
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Repository:
             )
         if revision is not None and found["revision"] is not None:
             raise OptionError(f"{given}: names a revision, and {revision} is given too; expected one of them")
-        if revision is not None and not re.fullmatch(r"[\w./-]+", revision, re.ASCII):
+        if revision is not None and (not re.fullmatch(_REVISION, revision, re.ASCII) or ".." in revision):
             raise OptionError(f"revision {revision!r}: expected the name of a branch or tag, or a commit")
         return cls(found["repo"], "dataset" if found["datasets"] else "model", revision or found["revision"])
 
@@ -151,7 +155,7 @@ def talking(repository: Repository, endpoint: str) -> Iterator[None]:
         said = error.server_message or reason(error).partition(" For more information")[0]
         raise FetchError(f"{repository}: {endpoint} answers {status} ({said[:_SHOWN]}). {then}") from error
     except broken as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, _OF_NETWORKS):
             raise unwritable(Path(error.filename or constants.HF_HUB_CACHE), error) from error
         raise FetchError(
             f"{repository}: {endpoint} did not do as it should ({reason(error)}); expected a Hub. Check the network "
@@ -163,7 +167,7 @@ def reason(error: BaseException) -> str:
     """Return the innermost reason of an error in one line: the outer ones say it in machine's words."""
     while error.__cause__ is not None and str(error.__cause__):
         error = error.__cause__
-    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+    return _SIGNED.sub(r"\1", " ".join(str(error).split()))[:_SHOWN] or type(error).__name__
 
 
 @contextmanager

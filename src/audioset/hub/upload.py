@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from audioset._version import __version__
-from audioset.errors import FetchError, OptionError
+from audioset.errors import FetchError, OptionError, WeightsError
 from audioset.hub.cards import card_of, read_evaluation
 from audioset.hub.contents import Contents, examine
 from audioset.hub.download import CONFIG, EMBEDDINGS, FILES, KEY, LAYOUT, forget
 from audioset.hub.repository import Repository, address, offline, talking
-from audioset.weights.files import user_path
+from audioset.weights.files import sha256_of, user_path
 
 if TYPE_CHECKING:
     from audioset.evaluate import Evaluation
@@ -191,11 +191,24 @@ def send(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> Pushed:
-    """Push what `prepare` gave; parameters and errors are those of `push`."""
+    """Push what `prepare` gave; parameters and errors are those of `push`.
+
+    A repository that is not there is made first. Where the commit then fails, it stays as it was, empty if it is new;
+    the same call again goes on from there.
+
+    Raises
+    ------
+    WeightsError
+        The file has changed since, or is gone.
+    """
     repository, revision = upload.repository, upload.repository.revision
     hub = address(endpoint, repository)
     if offline():
         raise FetchError(f"{repository}: cannot be pushed to while the network is forbidden. Unset AUDIOSET_OFFLINE")
+    if sha256_of([upload.contents.path]) != upload.contents.sha256:
+        raise WeightsError(
+            f"{upload.contents.path}: has changed since its card was made; expected the same bytes. Prepare it again"
+        )
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(endpoint=hub, token=token, library_name="audioset", library_version=__version__)
