@@ -58,6 +58,18 @@ def test_what_killed_writers_left_is_swept_by_its_age(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "_tmp").iterdir()] == ["new.2"]
 
 
+def test_what_may_not_be_swept_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "_tmp").mkdir()
+    (tmp_path / "_tmp/old.1").touch()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    Folder.at(tmp_path).sweep(-1)
+    assert (tmp_path / "_tmp/old.1").exists()
+
+
 def test_a_file_that_goes_while_a_folder_is_listed_hides_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +99,20 @@ def test_a_folder_that_may_not_be_searched_is_named(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(OutputError, match=r"_job\.json: cannot be written \(Permission denied\)"):
         out.delete("_job.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may write everywhere")
+def test_temporary_files_of_another_user_are_in_the_way_only_where_there_are_any(tmp_path: Path) -> None:
+    out, temporaries = Folder.at(tmp_path), tmp_path / "_tmp"
+    temporaries.mkdir(mode=0o555)
+    out.write("a", b"1")
+    temporaries.rmdir()
+    temporaries.mkdir()
+    (temporaries / "left").touch()
+    temporaries.chmod(0o555)
+    with pytest.raises(OutputError, match=r"_tmp: cannot be written \(Permission denied\)"):
+        out.write("b", b"1")
+    temporaries.chmod(0o755)
 
 
 def test_a_file_url_is_a_path(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def alone(output: Output, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
     try:
         try:
             lock.acquire()
-        except PermissionError:  # another user's, who may be gone
-            if not _remove_left(path):
-                raise
+        except PermissionError as error:  # another user's, who may be gone
+            if _is_held(path):
+                raise filelock.Timeout(str(path)) from error
             lock.acquire()
     except filelock.Timeout as error:
         raise _at_work(output.name, "it" if count == 1 else f"shard {index}/{count}") from error
@@ -54,8 +54,8 @@ def alone(output: Output, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
 
 
 def remove_left(folder: str) -> list[str]:
-    """Remove the locks of a local folder that nobody holds, as killed processes leave them; return those that stay."""
-    return [path.name for path in sorted(Path(folder).glob(f"{_LOCK}*")) if not _remove_left(path)]
+    """Remove the locks of a local folder that nobody holds, as killed processes leave them; return the others."""
+    return [path.name for path in sorted(Path(folder).glob(f"{_LOCK}*")) if _is_held(path)]
 
 
 def check_idle(folder: str) -> None:
@@ -68,25 +68,21 @@ def _at_work(name: str, what: str) -> OutputError:
     return OutputError(f"{name}: another process is at work on {what}; wait for it to end, or choose another --out")
 
 
-def _remove_left(path: Path) -> bool:
-    """Remove a lock unless somebody holds it; whoever waits for it meanwhile makes a new one."""
+def _is_held(path: Path) -> bool:
+    """Whether somebody holds a lock; otherwise it is removed, where that may be."""
     try:
         import fcntl
     except ImportError:  # Windows, where no file that is open can be removed
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        return not path.exists()
-    try:
+        return path.exists()
+    with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()  # whoever waits for it makes a new one
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+    return False

@@ -141,7 +141,8 @@ class Folder:
         limit = time.time() - older_than_s
         for name, modified in self._files(TEMPORARIES):
             if modified <= limit:
-                self.delete(f"{TEMPORARIES}/{name}")
+                with suppress(OutputError):  # another user's: all that was to be done is done
+                    self.delete(f"{TEMPORARIES}/{name}")
         if self.is_local:
             with suppress(OSError):  # another writer's file is in it, or it is not there
                 Path(self.name, TEMPORARIES).rmdir()
@@ -156,7 +157,8 @@ class Folder:
         except AudioSetError:
             raise
         except OSError as error:
-            raise unwritable_file(path, error) from error
+            among = isinstance(error, PermissionError) and temporary.parent.is_dir()  # the folder may be another user's
+            raise unwritable_file(temporary.parent if among else path, error) from error
 
     def _upload(self, file: IO[bytes], name: str) -> None:
         size = file.seek(0, os.SEEK_END)
@@ -232,10 +234,12 @@ def _times_of(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, float]
 
 
 def _created(path: Path) -> IO[bytes]:
-    """A new file in a folder that another process may sweep away meanwhile."""
+    """A new file in a folder that another process may sweep away meanwhile, or another user have left empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return path.open("xb")
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
+        with suppress(OSError):
+            path.parent.rmdir()
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("xb")
