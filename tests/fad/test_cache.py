@@ -151,6 +151,17 @@ def test_bad_recordings_are_named_and_tried_again(model: audioset.Model, sounds:
     assert embedded == ["b.wav", "c.wav", "d.wav", "f.wav", "c.wav"]
 
 
+def test_names_without_recordings_stop_no_others(model: audioset.Model, sounds: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    found = embed_files(model, [tmp_path / "empty", sounds / "*.flac", sounds])
+    assert found.source.num_files == 3
+    assert [Path(failure.file).name for failure in found.failures] == ["empty", "*.flac"]
+    with pytest.raises(AudioError, match="no audio file in this folder"):
+        embed_files(model, tmp_path / "empty")
+    with pytest.raises(AudioError, match="recordings: none"):
+        embed_files(model, [])
+
+
 def test_nothing_readable_is_an_error(model: audioset.Model, tmp_path: Path, isolated_cache: Path) -> None:
     (tmp_path / "a.wav").write_text("hello")
     with pytest.raises(AudioError, match=r"no recording could be read .*a.wav"):

@@ -118,6 +118,14 @@ def test_what_float32_leaves_is_taken_as_zero_and_said() -> None:
     assert found == pytest.approx(1, abs=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.longdouble])
+def test_statistics_of_any_type_are_measured_in_float64(rng: np.random.Generator, dtype: type) -> None:
+    sides = [statistics_of(drawn(rng, 400, 16)) for _ in range(2)]
+    given = [Statistics(side.mean.astype(dtype), side.covariance.astype(dtype)) for side in sides]
+    as_float64 = [Statistics(side.mean.astype(np.float64), side.covariance.astype(np.float64)) for side in given]
+    assert frechet_distance(*given) == frechet_distance(*as_float64)
+
+
 @pytest.mark.parametrize(
     ("count", "words"), [(159, "159 examples; .*, or --infinity"), (16, "16 examples, fewer .*audio$")]
 )

@@ -125,9 +125,20 @@ def test_objects_are_embedded_once(model: audioset.Model, store: ObjectStore, re
     read.clear()
     store.put("gen/a.wav", wav(3, 1.5))
     with store.counted() as requests:
-        assert embed_files(model, urls).reused == 2
-    assert read == [urls[0]]
-    assert requests["HEAD"] <= 4  # each is asked for its time, and what has changed for its size
+        changed = embed_files(model, [*urls, "s3://bucket/gen/gone.wav"])
+    assert changed.reused == 2
+    assert [failure.file for failure in changed.failures] == ["s3://bucket/gen/gone.wav"]
+    assert read == [urls[0], "s3://bucket/gen/gone.wav"]
+    assert requests["HEAD"] <= 8  # each is asked for its time, and what has changed for its size
+
+
+def test_objects_that_have_changed_are_dropped(model: audioset.Model, store: ObjectStore, isolated_cache: Path) -> None:
+    other = store.put("again/other.wav", wav(9))
+    for seed in range(3):
+        url = store.put("again/a.wav", wav(seed, 1.0 + seed))
+        np.testing.assert_array_equal(rows(embed_files(model, url)), expected(model, wav(seed, 1.0 + seed)))
+        embed_files(model, other)
+    assert len(list(isolated_cache.glob("fad/*/*/*.parquet"))) == 2  # of objects that were not asked for, too
 
 
 def test_an_archive_in_object_storage_is_read_once(

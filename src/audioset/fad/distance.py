@@ -71,7 +71,9 @@ class Gaussian:
             An eigenvalue is below zero by more than float64 explains, as of statistics that were computed in float32.
             It counts as zero.
         """
-        covariance = (statistics.covariance + statistics.covariance.T) / 2
+        mean = np.asarray(statistics.mean, np.float64)
+        covariance = np.asarray(statistics.covariance, np.float64)
+        covariance = (covariance + covariance.T) / 2
         values, vectors = np.linalg.eigh(covariance)
         lowest, highest = float(values[0]), float(np.abs(values).max())
         found = f"{statistics.source}: its covariance has an eigenvalue of {lowest:.3g}, the largest is {highest:.3g}"
@@ -83,7 +85,7 @@ class Gaussian:
             warnings.warn(f"{found}: arithmetic in float32 leaves as much; taken as zero", stacklevel=3)
         # What is left of directions without variance is rounding, and its root would not be small.
         kept = values > len(values) * np.finfo(np.float64).eps * highest
-        return cls(statistics.mean, vectors[:, kept] * np.sqrt(values[kept]), float(np.trace(covariance)))
+        return cls(mean, vectors[:, kept] * np.sqrt(values[kept]), float(np.trace(covariance)))
 
     @classmethod
     def of_rows(cls, rows: npt.NDArray[np.generic]) -> Gaussian:

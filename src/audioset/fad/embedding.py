@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -48,7 +48,7 @@ class Embedded:
     source : EmbeddingSource
         Their rows, in order.
     failures : tuple of Failure
-        Recordings that could not be read, and why.
+        Recordings, and what else was named, that could not be read, and why.
     reused : int
         Recordings that were embedded before.
     """
@@ -329,8 +329,9 @@ def embed_files(
     several = [recordings] if isinstance(recordings, str | os.PathLike) else recordings
     given = [os.fspath(path) for path in several]
     inputs = expand(given)
-    if inputs.missing:
-        raise inputs.missing[0][1]
+    missing = tuple(Failure(name, str(error)) for name, error in inputs.missing)
+    if not inputs.files:
+        raise AudioError("; ".join(failure.reason for failure in missing) or "recordings: none; expected some")
     precision = model.place.precision
     int8_sha256 = None
     if precision == "int8":
@@ -339,7 +340,8 @@ def embed_files(
         int8_sha256 = int8.load(model.spec, model.weights).sha256
     info = job_info(model.spec, model.weights, model.place, hop_s, choose(model.place), int8_sha256)
     name = given[0] if len(given) == 1 else f"{len(inputs.files)} recordings"
-    return Embedder(info, lambda: model, cache_folder(cache)).embed(name, inputs.files, base_of(given))
+    found = Embedder(info, lambda: model, cache_folder(cache)).embed(name, inputs.files, base_of(given))
+    return replace(found, failures=(*missing, *found.failures))
 
 
 def job_info(
