@@ -83,6 +83,12 @@ def test_embedding_again_and_what_is_stored_find_the_same(index: Path) -> None:
     assert {embedded[0][1], stored[0][1]} <= {"sounds/both.wav", "sounds/noise2.wav"}  # which are the same sound
 
 
+def test_a_recording_may_come_through_a_pipe(index: Path) -> None:
+    command = ["index", "search", "sounds.index"]
+    piped = CliRunner().invoke(app, [*command, "-", "--csv"], input=Path("sounds/both.wav").read_bytes())
+    assert piped.stdout == run(*command, "sounds/both.wav", "--csv").stdout
+
+
 def test_each_row_has_an_answer_with_its_time(index: Path) -> None:
     result = run("index", "search", "sounds.index", "--file", "both.wav", "--each", "--csv", "-k", 1, "--by", "row")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))

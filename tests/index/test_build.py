@@ -259,6 +259,14 @@ def test_two_builds_at_once_do_not_undo_one_another(source: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["5.parquet", "6.parquet", "e.index", "e.parquet"]
 
 
+def test_a_disk_that_becomes_full_is_said(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Graph.save
+    monkeypatch.setattr(Graph, "save", lambda graph, path: save(graph, tmp_path / "none" / "x"))  # USearch's own error
+    with pytest.raises(OutputError, match=r"e.index: cannot be written \(USearch: .*\); expected .* enough room"):
+        build(source, tmp_path / "e.index")
+    assert [path.name for path in tmp_path.iterdir()] == ["e.parquet"]
+
+
 def test_nothing_is_left_of_a_build_that_ends_early(source: Path, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audioset.cli._common import check_not_an_input, interrupted_says, progress_on, write_columns
+from audioset.cli._common import check_not_an_input, interrupted_says, progress_on, source_of, write_columns
 from audioset.cli.models import downloading
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ def search(
     index: Annotated[Path, typer.Argument(help="An index that `audioset index build` wrote.")],
     query: Annotated[
         str | None,
-        typer.Argument(help="A recording, embedded by the index's model; or an embeddings file of one recording."),
+        typer.Argument(
+            help="A recording, - for standard input, embedded by the index's model; or an embeddings file of one."
+        ),
     ] = None,
     file: Annotated[
         str | None,
@@ -322,7 +324,7 @@ def _query(
         )
     with downloading(index.job.model) as progress:
         model = model_of(index, weights, pca=pca, threads=threads, progress=progress)
-    return embed_query(index, model, query, start_s, duration_s)
+    return embed_query(index, model, source_of(query, None), start_s, duration_s)
 
 
 def _same_files(index: SoundIndex, file: str) -> list[str]:

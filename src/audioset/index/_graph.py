@@ -57,8 +57,11 @@ class Graph:
         return np.stack(self._index.get(rows.astype(np.uint64))).astype(np.float32)
 
     def save(self, path: Path) -> None:
-        """Write the graph with its vectors to a file."""
-        self._index.save(str(path))
+        """Write the graph with its vectors to a file; OSError where the disk is full."""
+        try:
+            self._index.save(str(path))
+        except RuntimeError as error:
+            raise OSError(f"USearch: {error}") from error
 
     @classmethod
     def of_file(cls, opened: Opened, path: Path, *, in_memory: bool = False) -> Graph:
