@@ -141,3 +141,15 @@ def test_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"address local: Ray is not installed.*'ray\[data\]'"):
         connect("local")
+
+
+@pytest.mark.slow
+def test_ray_that_finds_no_folder_to_write_to_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/nowhere/ray")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(OptionError, match=r"Ray cannot be started on this machine \(.*/nowhere/ray.*Set HOME or TMPDIR"):
+        connect("local")

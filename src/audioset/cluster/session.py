@@ -77,6 +77,11 @@ def connect(address: str | None = None) -> bool:
                 _reach(named[1] or named[2], int(named[3]))
             ray.init(**options)
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
+            if local:
+                raise OptionError(
+                    f"address: Ray cannot be started on this machine ({_first_line(error)}); expected a home folder and "
+                    "one for temporary files that can be written to. Set HOME or TMPDIR, or leave Ray out"
+                ) from error
             raise OptionError(
                 f"address: no Ray cluster at {where} ({_first_line(error)}); expected one that answers, with this "
                 f"version of Ray ({ray.__version__}) and of Python, and with RAY_AUTH_TOKEN as it was begun. Check it "
