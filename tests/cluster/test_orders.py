@@ -151,5 +151,5 @@ def test_ray_that_finds_no_folder_to_write_to_is_named(monkeypatch: pytest.Monke
         raise PermissionError(13, "Permission denied", "/nowhere/ray")
 
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(OptionError, match=r"Ray cannot be started on this machine \(.*/nowhere/ray.*Set HOME or TMPDIR"):
+    with pytest.raises(OptionError, match=r"cannot be started on this machine \(.*/nowhere/ray.*Set HOME or TMPDIR"):
         connect("local")

@@ -79,8 +79,8 @@ def connect(address: str | None = None) -> bool:
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
             if local:
                 raise OptionError(
-                    f"address: Ray cannot be started on this machine ({_first_line(error)}); expected a home folder and "
-                    "one for temporary files that can be written to. Set HOME or TMPDIR, or leave Ray out"
+                    f"address: Ray cannot be started on this machine ({_first_line(error)}); expected a home folder "
+                    "and one for temporary files that can be written to. Set HOME or TMPDIR, or leave Ray out"
                 ) from error
             raise OptionError(
                 f"address: no Ray cluster at {where} ({_first_line(error)}); expected one that answers, with this "
