@@ -212,6 +212,17 @@ def test_a_damaged_cache_is_made_again(model: audioset.Model, sounds: Path, isol
     assert len(shards(isolated_cache)) == 1
 
 
+def test_rows_that_lie_apart_are_made_again(model: audioset.Model, sounds: Path, isolated_cache: Path) -> None:
+    """They would be taken with what lies between."""
+    first = rows(embed_files(model, str(sounds)))[0]
+    (shard,) = shards(isolated_cache)
+    table = pq.read_table(shard)
+    pq.write_table(table.take([0, 1, 3, 4, 2, 5, 6, 7, 8]), shard)
+    with pytest.warns(UserWarning, match="lie apart.*embedded again"):
+        found = embed_files(model, str(sounds))
+    np.testing.assert_array_equal(rows(found)[0], first)
+
+
 def test_damaged_rows_are_never_used(model: audioset.Model, sounds: Path, isolated_cache: Path) -> None:
     embed_files(model, str(sounds))
     (shard,) = shards(isolated_cache)

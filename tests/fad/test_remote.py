@@ -8,6 +8,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,23 @@ def rows(found: Embedded) -> np.ndarray:
 
 def names(found: Embedded) -> list[str]:
     return [name for block in found.source.blocks() for name in block.names]
+
+
+@contextmanager
+def stopped_after(blocks: int, model: audioset.Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Expect a Ctrl-C after so many blocks."""
+    whole = model.embed_blocks
+
+    def stopped(sources: Any, options: Any) -> Iterator[Any]:
+        for count, block in enumerate(whole(sources, options)):
+            if count == blocks:
+                raise KeyboardInterrupt
+            yield block
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "embed_blocks", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def expected(model: audioset.Model, *sounds: bytes) -> np.ndarray:
@@ -280,27 +298,18 @@ def test_what_a_stopped_run_read_of_an_archive_is_kept(
     model: audioset.Model, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tar(tmp_path / "shard.tar", SOUNDS)
-    whole = model.embed_blocks
-
-    def stopped(sources: Any, options: Any) -> Iterator[Any]:
-        for count, block in enumerate(whole(sources, options)):
-            if count == 2:
-                raise KeyboardInterrupt
-            yield block
-
-    monkeypatch.setattr(model, "embed_blocks", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(2, model, monkeypatch):
         embed_files(model, path)
-    monkeypatch.setattr(model, "embed_blocks", whole)
     read.clear()
     found = embed_files(model, path)
     np.testing.assert_array_equal(rows(found), expected(model, *SOUNDS.values()))
     assert read == [f"{path}::c.wav"]
 
 
-def test_what_failed_before_a_run_was_stopped_is_tried_again(
+def test_what_failed_before_a_run_was_stopped_is_tried_by_the_next(
     model: audioset.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the run that goes on it is named, with the same reason."""
     paths = []
     for name, content in SOUNDS.items():
         paths.append(tmp_path / Path(name).name)
@@ -308,19 +317,45 @@ def test_what_failed_before_a_run_was_stopped_is_tried_again(
     whole = storage.sources
 
     def failing(given: list[str], **_: Any) -> Iterator[tuple[str, Any]]:
-        for count, name in enumerate(given):
-            if count == 2:
-                raise KeyboardInterrupt
-            yield name, storage.Broken(name, AudioError(f"{name}: not now")) if count == 0 else name
+        yield given[0], storage.Broken(given[0], AudioError(f"{given[0]}: not now"))
+        yield from ((name, name) for name in given[1:])
 
     monkeypatch.setattr(storage, "sources", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(2, model, monkeypatch):
         embed_files(model, paths)
     monkeypatch.setattr(storage, "sources", whole)
+    found = embed_files(model, paths)
+    assert (found.source.num_files, [failure.reason for failure in found.failures]) == (2, [f"{paths[0]}: not now"])
     found = embed_files(model, paths)
     assert (found.source.num_files, found.failures) == (3, ())
     np.testing.assert_array_equal(rows(found), expected(model, *SOUNDS.values()))
     assert statistics_of(found.source).files == 3
+
+
+def test_an_archive_that_failed_before_a_run_was_stopped_is_read_again(
+    model: audioset.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolated_cache: Path
+) -> None:
+    path = tar(tmp_path / "shard.tar", {"bad.wav": b"hello", **SOUNDS})
+    one = tmp_path / "z.wav"
+    one.write_bytes(wav(9))
+    whole = storage.sources
+
+    def failing(given: list[str], **options: Any) -> Iterator[tuple[str, Any]]:
+        members = whole(given[:1], **options)
+        yield from (next(members) for _ in range(3))
+        yield given[0], storage.Broken(given[0], AudioError(f"{given[0]}: not now"))
+        yield given[1], given[1]
+
+    monkeypatch.setattr(storage, "sources", failing)
+    with stopped_after(4, model, monkeypatch):
+        embed_files(model, [path, one])
+    monkeypatch.setattr(storage, "sources", whole)
+    for _ in range(2):
+        found = embed_files(model, [path, one])
+        assert names(found) == [*(f"{path}::{name}" for name in SOUNDS), str(one)]
+        np.testing.assert_array_equal(rows(found), expected(model, *SOUNDS.values(), wav(9)))
+        assert [failure.file for failure in found.failures] == [f"{path}::bad.wav"]
+        assert not list(isolated_cache.glob("fad/*/*/*.json"))
 
 
 def test_an_archive_of_nothing_is_named(model: audioset.Model, tmp_path: Path) -> None:

@@ -314,6 +314,8 @@ def _index(path: Path) -> dict[str, Span]:
         for batch in file.iter_batches(parts.MAX_ROW_GROUP_ROWS, columns=["file"], use_threads=False):
             for name, count in zip(*parts.file_runs(batch), strict=True):
                 known = spans.get(name)  # goes on from the batch before
+                if known is not None and known.first + known.count != row:
+                    raise ValueError(f"rows of {name} lie apart")
                 first, so_far = (row, 0) if known is None else (known.first, known.count)
                 spans[name] = Span(shard, first, so_far + int(count))
                 row += int(count)

@@ -252,7 +252,9 @@ class Embedder:
         failures: list[Failure] = []
         with JobWriter(path, self.info, format="parquet", resume=True) as writer, warnings.catch_warnings():
             warnings.simplefilter("ignore", ShortClipWarning)
-            earlier = writer.completed - {failure.file for failure in writer.failures}
+            # What failed before the job was stopped is tried again by the next one: here it might be done twice.
+            earlier = writer.completed - {key for key, file in todo.items() if _is_whole_archive(file)}
+            failed = {failure.file: failure.reason for failure in writer.failures if failure.file in earlier}
             done = _Done(todo, held.index, earlier)
             left = [file for file in todo.values() if file not in done]
             given: list[tuple[str, str]] = []  # identity and name of what the model was given
@@ -283,20 +285,20 @@ class Embedder:
                 audio_s += block.duration_s if block.last else 0.0
                 if progress is not None:
                     progress(files, audio_s, len(failures))
-            if rows or earlier:
+            if rows or earlier - failed.keys():
                 writer.finish()
             else:
                 writer.discard()
-        self._note_members(held, done, failures)
-        return failures
-
-    def _note_members(self, held: _Held, done: _Done, failures: Sequence[Failure]) -> None:
-        """Keep what is in archives, so that they need not be read again; not of those where something failed."""
+        held.members |= {key: list(members) for key, members in done.members.items()}
+        for key in todo:
+            failures += [
+                Failure(file, failed[identity]) for file, identity in held.recordings(key) if identity in failed
+            ]
         incomplete = {holder(failure.file) for failure in failures}
-        for key, members in done.members.items():
-            held.members[key] = list(members)
+        for key in done.members:  # an archive is read again where something failed
             if held.asked[key] not in incomplete:
                 held.group.keep_members(key, held.members[key])
+        return failures
 
 
 def embed_files(
