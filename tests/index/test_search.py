@@ -11,6 +11,7 @@ import pytest
 from audioset import Embeddings
 from audioset.errors import OptionError
 from audioset.index import SoundIndex, build, load
+from audioset.index._graph import Graph
 from audioset.index.search import By
 from audioset.records import EmbeddingTable, JobWriter
 
@@ -110,7 +111,11 @@ def test_rows_that_are_the_same_hide_no_others(tmp_path: Path, rng: np.random.Ge
     silence = np.tile(rng.standard_normal(DIM).astype(np.float32), (20, 1))
     others = rng.standard_normal((120, 20, DIM)).astype(np.float32)
     files = {f"{number}.wav": np.concatenate([other, silence]) for number, other in enumerate(others)}
-    build(write(tmp_path / "e.parquet", files), tmp_path / "e.index")
+    parts = [
+        write(tmp_path / f"{of}.parquet", {f"{of}{name}": files[name] for name in [*files][of::2]}) for of in (0, 1)
+    ]
+    build(parts[0], tmp_path / "e.index")
+    build(parts[1], tmp_path / "e.index", add=True)
     index = load(tmp_path / "e.index")
     missed = 0
     for asked in others[:50, 0]:
@@ -118,6 +123,20 @@ def test_rows_that_are_the_same_hide_no_others(tmp_path: Path, rng: np.random.Ge
         missed += len({*expected} - {*found})
     assert missed <= 0.02 * 500
     assert {round(hit.similarity, 3) for hit in index.search(silence[0], 300, by="row")} == {1.0}
+
+
+def test_of_vectors_that_are_the_same_the_first_is_kept_as_it_is(rng: np.random.Generator) -> None:
+    vectors = rng.standard_normal((50, DIM)).astype(np.float32)
+    graph = Graph(DIM)
+    for _ in range(3):
+        graph.add(vectors, threads=1)
+    first, second, third = graph.vectors(np.arange(150)).reshape(3, 50, DIM)
+    np.testing.assert_array_equal(first, vectors.astype(np.float16))
+    digit = np.spacing(np.abs(first).astype(np.float16)).astype(np.float32)
+    for again in (second, third):
+        assert (again != first).any(axis=1).all()
+        assert (np.abs(again - vectors) <= 1.5 * digit).all()
+    assert (second != third).any(axis=1).all()
 
 
 def test_a_part_from_earlier_in_a_recording_is_a_time_of_its_own(tmp_path: Path) -> None:

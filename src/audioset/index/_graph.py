@@ -18,6 +18,9 @@ from audioset.index._file import Opened
 # is found is the same. A cosine of two units that were rounded so is off by less than 0.001.
 _DTYPE = "f16"
 
+_HASH_BITS = 23  # 8 MB; of a million vectors a tenth are taken for ones that are there, which does no harm
+_BLOCK_ROWS = 16_384
+
 
 class Graph:
     """Unit vectors by row number, and those nearest to another, approximately."""
@@ -30,6 +33,7 @@ class Graph:
         from usearch.index import Index
 
         self._index: Any = Index(ndim=dim, metric="cos", dtype=_DTYPE)
+        self._met: npt.NDArray[np.bool_] | None = None  # by a vector's hash, whether one like it is there
 
     def __len__(self) -> int:
         return len(self._index)
@@ -37,10 +41,11 @@ class Graph:
     def add(self, units: npt.NDArray[np.float32], threads: int) -> None:
         """Add vectors; the first is numbered as many as there are already."""
         first = len(self._index)
+        again = self._are_there(units)
+        if again.any():
+            units = np.where(again[:, np.newaxis], _moved(units, first), units)
         with _interruptible():
-            self._index.add(
-                np.arange(first, first + len(units), dtype=np.uint64), _apart(units, first), threads=threads
-            )
+            self._index.add(np.arange(first, first + len(units), dtype=np.uint64), units, threads=threads)
 
     def search(
         self, unit: npt.NDArray[np.float32], count: int, *, exact: bool
@@ -55,6 +60,21 @@ class Graph:
         if not len(rows):
             return np.empty((0, self._index.ndim), np.float32)
         return np.stack(self._index.get(rows.astype(np.uint64))).astype(np.float32)
+
+    def _are_there(self, units: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Which vectors are, as they are stored, the same as an earlier one, or rarely as if; all are noted."""
+        if self._met is None:
+            self._met = np.zeros(1 << _HASH_BITS, np.bool_)
+            for first in range(0, len(self), _BLOCK_ROWS):
+                self._are_there(self.vectors(np.arange(first, min(first + _BLOCK_ROWS, len(self)))))
+        numbers = units.astype(np.float16).view(np.uint16).astype(np.uint64)
+        numbers *= _mixed(np.arange(1, units.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
+        hashes = numbers.sum(axis=1) >> np.uint64(64 - _HASH_BITS)
+        again = np.ones(len(units), np.bool_)
+        again[np.unique(hashes, return_index=True)[1]] = False
+        again |= self._met[hashes]
+        self._met[hashes] = True
+        return again
 
     def save(self, path: Path) -> None:
         """Write the graph with its vectors to a file; OSError where the disk is full."""
@@ -76,21 +96,25 @@ class Graph:
         return graph
 
 
-def _apart(units: npt.NDArray[np.float32], first: int) -> npt.NDArray[np.float32]:
-    """Vectors moved by up to half of float16's last digit, each number by its place: the same ones differ then.
+def _moved(units: npt.NDArray[np.float32], first: int) -> npt.NDArray[np.float32]:
+    """Vectors moved by up to float16's last digit, each number by its place: the same ones differ then.
 
     Of many that are the same, digital silence, each is linked to its likes alone, and a search that meets them sees
-    nothing else: measured with as many of them as of others, 0 to 99% of the nearest ten were found, and all with this.
+    nothing else. Measured with 6,000 of them among as many others (random, 16 numbers): of the nearest ten 0 to 88%
+    were found, by the order in which they came, and more than 99% with this.
     """
     dim = units.shape[1]
-    places = np.arange(first * dim, (first + len(units)) * dim, dtype=np.uint64).reshape(units.shape)
-    places += np.uint64(1)
-    for shift, factor in ((32, 0xD6E8FEB86659FD93), (32, 0xD6E8FEB86659FD93)):  # as hashes mix bits
-        places ^= places >> np.uint64(shift)
-        places *= np.uint64(factor)
-    share = (places >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)
+    places = np.arange(first * dim + 1, (first + len(units)) * dim + 1, dtype=np.uint64).reshape(units.shape)
+    share = (_mixed(places) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 23) - np.float32(1)
     digit = np.spacing(np.abs(units).astype(np.float16)).astype(np.float32)
     return units + np.where(units, digit * share, 0).astype(np.float32)
+
+
+def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Numbers whose bits all depend on all of those given, the same at every run."""
+    for _ in range(2):
+        numbers = (numbers ^ (numbers >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return numbers
 
 
 @contextmanager
