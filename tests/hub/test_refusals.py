@@ -28,7 +28,7 @@ from audioset.errors import (
 )
 from audioset.hub.repository import Repository, reason, talking
 
-from ._server import Hub
+from ._server import TOKEN, Hub
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use .content=:DeprecationWarning")
 
@@ -255,6 +255,18 @@ def test_what_a_network_does_is_not_blamed_on_the_disk() -> None:
             raise broken
     with pytest.raises(OutputError, match="the disk is full"), talking(Repository("o", "model"), hub):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_token_is_never_shown_and_may_end_as_lines_of_files_do(hub: Hub, pets: Path) -> None:
+    calls = (lambda token: hugging.push(pets, "o/n", token=token), lambda token: hugging.pull("o/n", token=token))
+    for token in ("hf_a\nsecret", "hf_sécret", "hf_\0secret", " "):
+        for call in calls:
+            with pytest.raises(OptionError, match="token: empty, or with characters that no token has") as raised:
+                call(token)
+            assert "cret" not in str(raised.value)
+    assert hub.requests == []
+    for call in calls:
+        call(f"{TOKEN}\n")
 
 
 def test_what_opens_a_storage_is_not_shown() -> None:

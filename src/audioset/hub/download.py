@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from audioset.errors import FetchError, RecordError, WeightsError
-from audioset.hub.repository import Repository, address, offline, talking
+from audioset.hub.repository import Repository, address, clean, offline, talking
 from audioset.weights import safetensors_file
 from audioset.weights.files import sha256_of
 
@@ -76,7 +76,7 @@ def pull(repo: str, revision: str | None = None, *, token: str | None = None, en
     Raises
     ------
     OptionError
-        The name is none of a repository.
+        The name is none of a repository, or the token cannot be one.
     FetchError
         The repository or the revision is not there for us, there is no connection and nothing in the cache, or the
         file is not the one that its `config.json` tells of.
@@ -86,7 +86,7 @@ def pull(repo: str, revision: str | None = None, *, token: str | None = None, en
         `huggingface_hub` is not installed.
     """
     asked = Repository.of(repo, revision)
-    hub = address(endpoint, asked)
+    hub, token = address(endpoint, asked), clean(token)
     about, commit = _config(asked, hub, token)
     pinned = Repository(asked.repo_id, asked.repo_type, commit)
     known = _known.get(str(pinned))

@@ -104,6 +104,23 @@ def address(endpoint: str | None, subject: object) -> str:
     return chosen
 
 
+def clean(token: str | None) -> str | None:
+    """Return a token without the space around it, as files have a line's end behind theirs.
+
+    Raises
+    ------
+    OptionError
+        It cannot be one. The message does not show it; that of the library that sends it would.
+    """
+    if not isinstance(token, str):
+        return token
+    if not re.fullmatch("[!-~]+", token.strip()):
+        raise OptionError(
+            "token: empty, or with characters that no token has; expected one as Hugging Face gave it. Copy it again"
+        )
+    return token.strip()
+
+
 def offline() -> bool:
     """Return whether the network is forbidden, by this package's own variable or the library's."""
     from huggingface_hub import constants

@@ -14,7 +14,7 @@ from audioset.errors import FetchError, OptionError, WeightsError
 from audioset.hub.cards import card_of, read_evaluation
 from audioset.hub.contents import Contents, examine
 from audioset.hub.download import CONFIG, EMBEDDINGS, FILES, KEY, LAYOUT, forget
-from audioset.hub.repository import Repository, address, offline, talking
+from audioset.hub.repository import Repository, address, clean, offline, talking
 from audioset.weights.files import sha256_of, user_path
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def send(
         The file has changed since, or is gone.
     """
     repository, revision = upload.repository, upload.repository.revision
-    hub = address(endpoint, repository)
+    hub, token = address(endpoint, repository), clean(token)
     if offline():
         raise FetchError(f"{repository}: cannot be pushed to while the network is forbidden. Unset AUDIOSET_OFFLINE")
     if sha256_of([upload.contents.path]) != upload.contents.sha256:
