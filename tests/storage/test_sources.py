@@ -6,6 +6,7 @@ import errno
 import gc
 import gzip
 import io
+import os
 import tempfile
 import threading
 import zipfile
@@ -145,6 +146,17 @@ def test_of_members_of_one_name_the_first_counts(tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     path.write_bytes(tar([("a.wav", wav(1.0)), ("a.wav", wav(2.0))]))
     assert read([str(path)]) == {f"{path}::a.wav": 1.0}
+    assert len(audio.read(f"{path}::a.wav")) == 16_000
+
+
+def test_members_of_an_archive_that_was_replaced_are_the_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(tar({"a.wav": wav(1.0), "b.wav": wav(2.0)}))
+    assert len(audio.read(f"{path}::a.wav")) == 16_000
+    before = path.stat()
+    path.write_bytes(tar({"b.wav": wav(2.0), "a.wav": wav(1.0)}))
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     assert len(audio.read(f"{path}::a.wav")) == 16_000
 
 

@@ -7,6 +7,7 @@ large one in a temporary file without a name.
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
 import tempfile
@@ -358,19 +359,28 @@ class _Index:
             self.ended = f"it is damaged from byte {self.reached:,} on: {error}"
 
 
-_indexes: OrderedDict[tuple[str, int], _Index] = OrderedDict()
+_indexes: OrderedDict[tuple[object, ...], _Index] = OrderedDict()
 _indexes_lock = threading.Lock()
 
 
 def _index_of(archive: str, file: BinaryIO) -> _Index:
-    """The index of an archive of this name and size; the last few are kept."""
-    key = (archive, file.seek(0, io.SEEK_END))
+    """The index of an archive of this name and size, on a disk also of this time; the last few are kept."""
+    key = (archive, file.seek(0, io.SEEK_END), *_version(file))
     with _indexes_lock:
         index = _indexes.setdefault(key, _Index())
         _indexes.move_to_end(key)
         while len(_indexes) > _KEPT_INDEXES:
             _indexes.popitem(last=False)
     return index
+
+
+def _version(file: BinaryIO) -> tuple[int, ...]:
+    """What tells a file on a disk from another one of its name; sizes of tars are often equal."""
+    try:
+        found = os.fstat(file.fileno())
+    except OSError:  # it is elsewhere
+        return ()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _no_member(name: str, why: str = "") -> AudioError:

@@ -20,6 +20,8 @@ _LONGEST_WAIT_S = 20.0
 _MAX_SAID = 400  # characters of what a library says
 _TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
 
+# Names and URLs within what a library says, which may hold any number: clips/403.wav.
+_NAMES = re.compile(r"'.*?'(?=[\s:,.;)]|$)|[a-z][a-z0-9+.\-]+://\S+", re.IGNORECASE)
 _DENIED = re.compile(
     r"ACCESS_DENIED|\b40[13]\b|Forbidden|Unauthorized|PERMISSION_DENIED|InvalidAccessKey|SignatureDoes"
 )
@@ -75,16 +77,17 @@ def of_error(error: Exception) -> Trouble:
     if isinstance(error, Trouble):
         return error
     said = " ".join(str(error).split()) or type(error).__name__
+    words = _NAMES.sub("", said)
     said = said if len(said) <= _MAX_SAID else f"{said[:_MAX_SAID]}…"
     if isinstance(error, FileNotFoundError):
         return Trouble("missing", "nothing of this name is there")
-    if isinstance(error, IsADirectoryError) or _FOLDER.search(said):
+    if isinstance(error, IsADirectoryError) or _FOLDER.search(words):
         return Trouble("folder", said)
-    if isinstance(error, PermissionError) or _DENIED.search(said):
+    if isinstance(error, PermissionError) or _DENIED.search(words):
         return Trouble("denied", said)
-    if isinstance(error, ConnectionError | TimeoutError) or _TRANSIENT.search(said):
+    if isinstance(error, ConnectionError | TimeoutError) or _TRANSIENT.search(words):
         return Trouble("transient", said)
-    return Trouble("missing" if _MISSING.search(said) else "other", said)
+    return Trouble("missing" if _MISSING.search(words) else "other", said)
 
 
 def retried(request: Callable[[], _T]) -> _T:
