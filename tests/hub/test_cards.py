@@ -180,6 +180,13 @@ def test_the_card_of_a_head_has_the_figure_of_its_training_and_no_paths(tmp_path
     assert "/home/me" not in card
 
 
+def test_what_a_head_says_amiss_is_shown_as_it_says_it(tmp_path: Path) -> None:
+    about = {"kind": 3, "classes": [["a", "a"]], "embedder": {"model": "x", "regime": ["raw"]}, "notes": {}}
+    path = tmp_path / "head.safetensors"
+    safetensors_file.write(path, {"x": np.zeros(1, np.float32)}, {"audioset_head": json.dumps(about)})
+    assert r"A classifier (3) of 1 class on embeddings of x (None wide, \['raw'\])." in hugging.card(path)
+
+
 def test_text_of_others_stays_text(tmp_path: Path, pets: Path) -> None:
     names = ("a|b", "<script>", "new\nline", "[x](y)", "---")
     tensors, _ = safetensors_file.read(pets)

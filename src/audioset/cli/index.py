@@ -144,7 +144,7 @@ def search(
     query: Annotated[
         str | None,
         typer.Argument(
-            help="A recording, - for standard input, embedded by the index's model; or an embeddings file of one."
+            help="A recording (- for standard input), embedded by the index's model; or an embeddings file of one."
         ),
     ] = None,
     file: Annotated[

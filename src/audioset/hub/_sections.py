@@ -63,7 +63,7 @@ def _summary(contents: Contents) -> str:
         regime = embedder.get("regime")
         return (
             f"A classifier ({_text(contents.about['kind'])}) of {classes} on embeddings of {_text(contents.base)} "
-            f"({_text(embedder.get('dim'))} wide, {_text(_REGIMES.get(regime, regime))})."
+            f"({_text(embedder.get('dim'))} wide, {_text(_REGIMES.get(str(regime), regime))})."
         )
     if contents.kind == "weights":
         return f"Weights of {contents.base}, a network for sound, as one safetensors file."
