@@ -14,7 +14,7 @@ import pytest
 
 from audioset import EmbedOptions, jobs
 from audioset.errors import OutputError
-from audioset.jobs import work
+from audioset.jobs import locks, work
 from audioset.storage import Folder
 
 from .conftest import Bench, assert_rows
@@ -107,31 +107,50 @@ def test_locks_of_killed_processes_go_when_all_is_done(bench: Bench) -> None:
     assert not list((bench.root / "out").glob("_lock*"))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="locks are files that cannot be removed there")
+def test_folder_that_cannot_hold_a_lock_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = bench.begin(bench.clips[:1])
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(locks, "_take", refuse)
+    with pytest.raises(OutputError, match=r"_lock: cannot be written \(Read-only file system\)"):
+        bench.run(plan)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such rights")
 def test_lock_that_another_user_left_is_no_obstacle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    import filelock
-
     plan = bench.begin(bench.clips[:3])
-    lock = bench.root / "out/_lock"
-    lock.touch()
-    acquire = filelock.FileLock.acquire
+    (bench.root / "out/_lock").touch()
+    open_file = os.open
 
-    def refuse(self: filelock.FileLock) -> object:
-        if lock.exists():
+    def refuse(path: str, flags: int, *mode: int) -> int:
+        if str(path).endswith("_lock") and flags & os.O_RDWR:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return acquire(self)
+        return open_file(path, flags, *mode)
 
-    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    handle = os.open(lock, os.O_RDONLY)
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another process is at work on it"):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with jobs.alone(plan.output), pytest.raises(OutputError, match="another process is at work on it"):
             bench.run(plan)
-    finally:
-        os.close(handle)
+        (bench.root / "out/_lock").touch()
+        assert bench.run(plan).complete
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are others there")
+def test_disk_without_locks_is_no_obstacle_and_nor_is_what_was_left_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    plan = bench.begin(bench.clips[:3])
+    (bench.root / "out/_lock").touch()
     assert bench.run(plan).complete
+    assert not (bench.root / "out/_lock").exists()
 
 
 def test_file_url_is_a_folder_like_any_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import sys
@@ -392,19 +391,6 @@ def test_folder_that_is_removed_meanwhile_ends_the_job(bench: Bench) -> None:
     with pytest.raises(audioset.errors.OutputError, match=r"its _job\.json is gone"):
         list(parts)
     assert not (bench.root / "out").exists()
-
-
-def test_folder_that_cannot_hold_a_lock_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    import filelock
-
-    plan = bench.begin(bench.clips[:1])
-
-    def refuse(self: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    with pytest.raises(audioset.errors.OutputError, match=r"_lock: cannot be written \(Read-only file system\)"):
-        bench.run(plan)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"layout": 1}', '{"layout": 1, "task": {"bytes": 0, "items": 0}}'])

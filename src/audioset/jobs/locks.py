@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +14,8 @@ from audioset.errors import OutputError
 from audioset.jobs.output import Output
 
 _LOCK = "_lock"
+# What network disks without locks say: what is done twice is there once all the same.
+_NO_LOCKS = frozenset((errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF))
 
 
 @contextmanager
@@ -26,31 +30,18 @@ def alone(output: Output, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
     if not output.folder.is_local:
         yield
         return
-    import filelock
-
     index, count = shard
     path = Path(output.folder.name, _LOCK if count == 1 else f"{_LOCK}-{index}-of-{count}")
-    lock = filelock.FileLock(path, timeout=0, thread_local=False)
     try:
-        try:
-            lock.acquire()
-        except PermissionError as error:  # another user's, who may be gone
-            if _is_held(path):
-                raise filelock.Timeout(str(path)) from error
-            lock.acquire()
-    except filelock.Timeout as error:
+        handle = _take(path)
+    except BlockingIOError as error:
         raise _at_work(output.name, "it" if count == 1 else f"shard {index}/{count}") from error
-    except NotImplementedError:  # a network disk without locks: what is done twice is there once all the same
-        yield
-        return
     except OSError as error:
         raise unwritable(path, error) from error
     try:
         yield
     finally:
-        lock.release()
-        with suppress(OSError):
-            path.unlink()
+        _let_go(path, handle)
 
 
 def remove_left(folder: str) -> list[str]:
@@ -71,18 +62,60 @@ def _at_work(name: str, what: str) -> OutputError:
 def _is_held(path: Path) -> bool:
     """Whether somebody holds a lock; otherwise it is removed, where that may be."""
     try:
-        import fcntl
-    except ImportError:  # Windows, where no file that is open can be removed
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        return path.exists()
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()  # whoever waits for it makes a new one
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
+        _let_go(path, _take(path))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
     return False
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _take(path: Path) -> int:
+        """Return what holds a lock; BlockingIOError where another process does."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            os.close(handle)
+            raise BlockingIOError from error
+        return handle
+
+    def _let_go(path: Path, handle: int) -> None:
+        os.close(handle)
+        with suppress(OSError):  # no file that another process has open can be removed
+            path.unlink()
+
+else:
+    import fcntl
+
+    def _take(path: Path) -> int:
+        """Return what holds a lock; BlockingIOError where another process does."""
+        while True:
+            handle = _opened(path)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    os.close(handle)
+                    if error.errno == errno.EACCES:  # some disks say so of a lock that is held
+                        raise BlockingIOError from error
+                    raise
+            if os.fstat(handle).st_nlink:  # and was not removed between opening and locking it
+                return handle
+            os.close(handle)
+
+    def _opened(path: Path) -> int:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except PermissionError:  # another user's: to lock it, reading will do
+            with suppress(FileNotFoundError):
+                return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            raise
+
+    def _let_go(path: Path, handle: int) -> None:
+        with suppress(OSError):
+            path.unlink()  # before it is free: whoever has opened it meanwhile sees that, and makes a new one
+        os.close(handle)
