@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ _DTYPE = "f16"
 
 _HASH_BITS = 23  # 8 MB; of a million vectors a tenth are taken for ones that are there, which does no harm
 _BLOCK_ROWS = 16_384
+_MOVED_ROWS = 1_024
 
 
 class Graph:
@@ -41,9 +43,11 @@ class Graph:
     def add(self, units: npt.NDArray[np.float32], threads: int) -> None:
         """Add vectors; the first is numbered as many as there are already."""
         first = len(self._index)
-        again = self._are_there(units)
-        if again.any():
-            units = np.where(again[:, np.newaxis], _moved(units, first), units)
+        again = np.flatnonzero(self._are_there(units))
+        if len(again):
+            units = units.copy()
+            for few in np.array_split(again, len(again) // _MOVED_ROWS + 1):
+                units[few] = _moved(units[few], first + few)
         with _interruptible():
             self._index.add(np.arange(first, first + len(units), dtype=np.uint64), units, threads=threads)
 
@@ -67,9 +71,7 @@ class Graph:
             self._met = np.zeros(1 << _HASH_BITS, np.bool_)
             for first in range(0, len(self), _BLOCK_ROWS):
                 self._are_there(self.vectors(np.arange(first, min(first + _BLOCK_ROWS, len(self)))))
-        numbers = units.astype(np.float16).view(np.uint16).astype(np.uint64)
-        numbers *= _mixed(np.arange(1, units.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
-        hashes = numbers.sum(axis=1) >> np.uint64(64 - _HASH_BITS)
+        hashes = np.fromiter(map(zlib.crc32, units.astype(np.float16)), np.uint32, len(units)) >> (32 - _HASH_BITS)
         again = np.ones(len(units), np.bool_)
         again[np.unique(hashes, return_index=True)[1]] = False
         again |= self._met[hashes]
@@ -96,7 +98,7 @@ class Graph:
         return graph
 
 
-def _moved(units: npt.NDArray[np.float32], first: int) -> npt.NDArray[np.float32]:
+def _moved(units: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Vectors moved by up to float16's last digit, each number by its place: the same ones differ then.
 
     Of many that are the same, digital silence, each is linked to its likes alone, and a search that meets them sees
@@ -104,17 +106,12 @@ def _moved(units: npt.NDArray[np.float32], first: int) -> npt.NDArray[np.float32
     were found, by the order in which they came, and more than 99% with this.
     """
     dim = units.shape[1]
-    places = np.arange(first * dim + 1, (first + len(units)) * dim + 1, dtype=np.uint64).reshape(units.shape)
-    share = (_mixed(places) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 23) - np.float32(1)
+    mixed = rows.astype(np.uint64)[:, np.newaxis] * np.uint64(dim) + np.arange(1, dim + 1, dtype=np.uint64)
+    for _ in range(2):  # until all of its bits depend on all of the place's
+        mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    share = (mixed >> np.uint64(40)).astype(np.float32) / np.float32(1 << 23) - np.float32(1)
     digit = np.spacing(np.abs(units).astype(np.float16)).astype(np.float32)
     return units + np.where(units, digit * share, 0).astype(np.float32)
-
-
-def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Numbers whose bits all depend on all of those given, the same at every run."""
-    for _ in range(2):
-        numbers = (numbers ^ (numbers >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    return numbers
 
 
 @contextmanager
