@@ -83,8 +83,9 @@ class Items:
         self._table = table
         self._check_members()
         named = self.has_ids or self.has_windows
-        keys = pa.array([item.key for item in self], pa.string()) if named else table.column("file")
-        self.keys: pa.ChunkedArray = pa.chunked_array([keys]) if named else keys
+        self.keys: pa.ChunkedArray = table.column("file")
+        if named:  # in pieces: one array holds no more than 2 GiB of text
+            self.keys = pa.chunked_array(([item.key for item in batch] for batch in self._batches()), pa.string())
         self._check_keys()
 
     @property
@@ -106,8 +107,12 @@ class Items:
         return int(self._table.num_rows)
 
     def __iter__(self) -> Iterator[Item]:
+        for batch in self._batches():
+            yield from batch
+
+    def _batches(self) -> Iterator[Iterator[Item]]:
         for batch in self._table.select(["file", "start_s", "end_s", "id"]).to_batches(8192):
-            yield from map(Item, *(column.to_pylist() for column in batch.columns))
+            yield map(Item, *(column.to_pylist() for column in batch.columns))
 
     def take(self, rows: npt.NDArray[np.int64]) -> list[Item]:
         """Return the items of these rows."""
