@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import math
 import subprocess
 import sys
@@ -141,6 +142,14 @@ def test_damaged_values_are_refused(scored, value):
     plain["metrics"]["map"]["value"] = json.loads(value)
     with pytest.raises(RecordError, match="evaluation: damaged"):
         Evaluation.from_json(json.dumps(plain))
+
+
+def test_a_count_beyond_all_numbers_is_refused(scored):
+    text = evaluate(*scored, NAMES, resamples=0).to_json()
+    damaged = re.sub(r'"num_clips": \d+', '"num_clips": 1e400', text)
+    assert damaged != text
+    with pytest.raises(RecordError, match="evaluation: damaged"):
+        Evaluation.from_json(damaged)
 
 
 def test_metrics_and_matrices_that_do_not_belong_are_refused():

@@ -152,7 +152,7 @@ class Evaluation:
                 **{name: int(plain[name]) for name in ("num_clips", "num_unlabelled", "resamples", "seed")},
                 confidence=float(plain["confidence"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise RecordError(
                 f"evaluation: damaged ({type(error).__name__}: {error}); expected all of what `to_json` writes"
             ) from error
