@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioset import EmbedOptions, jobs
-from audioset.errors import OutputError
+from audioset.errors import OutputError, RecordError
 from audioset.jobs import locks, work
 from audioset.storage import Folder
 
@@ -53,6 +53,13 @@ def test_worker_of_an_earlier_job_writes_nothing_into_the_next(bench: Bench) -> 
     with pytest.raises(OutputError, match=r"was begun afresh with other options \(hop_s 0.96 then, 0.48 now\)"):
         list(parts)
     assert not list((bench.root / "out").glob("part-*"))
+
+
+def test_description_that_is_damaged_meanwhile_ends_the_job(bench: Bench) -> None:
+    plan = bench.begin(bench.clips, workers=3)
+    (bench.root / "out/_job.json").write_text('{"layout": 1}')
+    with pytest.raises(RecordError, match=r"_job\.json"):
+        list(work.run_tasks(bench.model, plan.tasks(), EmbedOptions(), plan.output))
 
 
 def test_part_of_another_job_is_refused(bench: Bench) -> None:

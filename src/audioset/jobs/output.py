@@ -274,7 +274,7 @@ class Output:
     def _check_job(self) -> None:
         """Raise OutputError unless the folder is still that of this job."""
         try:
-            begun = job_from(load_json(self.folder.read(JOB_NAME), JOB_NAME)["job"], JOB_NAME)
+            begun = _job_of(self.folder.read(JOB_NAME), JOB_NAME)
         except OutputError:
             if self.folder.exists(JOB_NAME):
                 raise
@@ -338,8 +338,7 @@ class Output:
             )
         if metadata[CHECK_KEY] != _checksum(metadata[TASK_KEY]):
             return None
-        job = job_from(load_json(metadata[parts.JOB_KEY], name)["job"], name)
-        if other := self.info.differences(job):
+        if other := self.info.differences(_job_of(metadata[parts.JOB_KEY], name)):
             raise OutputError(
                 f"{self.name}: {name} is of a job with other options ({'; '.join(other)}); expected a folder of "
                 "its own for each job. Move that part away, and run the job again"
@@ -499,6 +498,10 @@ def _is_bereft(part: PartDone, members: dict[str, set[str]]) -> bool:
     return any(
         len(members[archive]) - len(part.members.get(archive, ())) < count for archive, count in part.elsewhere.items()
     )
+
+
+def _job_of(text: bytes, name: str) -> JobInfo:
+    return job_from(load_json(text, name).get("job", {}), name)
 
 
 def _checksum(text: bytes) -> bytes:
