@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pytest
 
 if TYPE_CHECKING:
+    from tests.storage.servers import ObjectStore, WebServer
+
     from audioset import Model
     from audioset.models.spec import ModelSpec
 
@@ -155,3 +157,41 @@ def tiny_tagger(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     )
     monkeypatch.setattr(models, "REGISTRY", MappingProxyType({**models.REGISTRY, "tiny-tagger": spec}))
     return spec
+
+
+@pytest.fixture(scope="session")
+def _web() -> Iterator[WebServer]:
+    from tests.storage.servers import WebServer
+
+    server = WebServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def web(_web: WebServer) -> WebServer:
+    """A web server without files, requests and faults."""
+    _web.files.clear()
+    _web.requests.clear()
+    _web.faults.clear()
+    _web.has_ranges = True
+    _web.sent_bytes = 0
+    return _web
+
+
+@pytest.fixture(scope="session")
+def _store() -> Iterator[ObjectStore]:
+    """One for a process, as what it holds is the process's."""
+    from tests.storage.servers import ObjectStore
+
+    server = ObjectStore()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def store(_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """Object storage that this process uses for s3://."""
+    for name, value in _store.environment.items():
+        monkeypatch.setenv(name, value)
+    return _store

@@ -47,35 +47,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.fixture(scope="module")
-def _web() -> Iterator[WebServer]:
-    server = WebServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def web(_web: WebServer) -> WebServer:
-    _web.files.clear()
-    _web.requests.clear()
-    _web.faults.clear()
-    return _web
-
-
-@pytest.fixture(scope="module")
-def _store() -> Iterator[ObjectStore]:
-    server = ObjectStore()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def store(_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    for name, value in _store.environment.items():
-        monkeypatch.setenv(name, value)
-    return _store
-
-
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     from audioset.storage import troubles

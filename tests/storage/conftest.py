@@ -5,48 +5,13 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 import soundfile
 
 from audioset.storage import Folder
-
-from .servers import ObjectStore, WebServer
-
-
-@pytest.fixture(scope="session")
-def _web() -> Iterator[WebServer]:
-    server = WebServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def web(_web: WebServer) -> WebServer:
-    """A web server without files, requests and faults."""
-    _web.files.clear()
-    _web.requests.clear()
-    _web.faults.clear()
-    _web.has_ranges = True
-    _web.sent_bytes = 0
-    return _web
-
-
-@pytest.fixture(scope="session")
-def _store() -> Iterator[ObjectStore]:
-    server = ObjectStore()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def store(_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    """Object storage that this process uses for s3://."""
-    for name, value in _store.environment.items():
-        monkeypatch.setenv(name, value)
-    return _store
 
 
 @pytest.fixture(autouse=True)
