@@ -369,8 +369,8 @@ def test_a_recording_is_never_replaced_by_the_output(folder: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 def test_an_interrupt_ends_a_job_that_waits_for_a_pipe(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    process = start(0, folder / "0.flac", "-", "-o", out, stdin=subprocess.PIPE)
-    wait_for(".out.parquet.partial/*.parquet", tmp_path)
+    process = start(0, folder / "0.flac", folder / "1.flac", "-", "-o", out, stdin=subprocess.PIPE)
+    wait_for(".out.parquet.partial/*.parquet", tmp_path, 2)  # so that the file of the first has been counted
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
     assert process.stderr is not None
