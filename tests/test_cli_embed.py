@@ -242,6 +242,7 @@ def wait_for(pattern: str, folder: Path, count: int = 1) -> None:
     while len(list(folder.glob(pattern))) < count:
         assert time.monotonic() < deadline, "nothing written"
         time.sleep(0.02)
+    time.sleep(0.1)  # what has just appeared is still being written
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
