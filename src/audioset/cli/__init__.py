@@ -136,9 +136,8 @@ def _noting(noted: list[int]) -> Iterator[None]:
 
     # In the background of a shell Ctrl-C is ignored; and only the main thread may ask for signals.
     ordinary = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: how for number, how in ordinary.items() if signal.getsignal(number) is how}
-    if threading.current_thread() is not threading.main_thread():
-        before.clear()
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: how for number, how in ordinary.items() if is_main and signal.getsignal(number) is how}
     for number in before:
         signal.signal(number, note)
     try:

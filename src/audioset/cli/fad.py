@@ -118,8 +118,8 @@ def fad(
     """Measure the Fréchet Audio Distance (FAD) of sounds from a reference: 0 is alike, lower is closer.
 
     Recordings are embedded once: the next run takes what has not changed from the cache, and a run that was stopped
-    goes on when it is started again. Those of web servers (https://) are embedded in each run. Statistics are gathered
-    in float64, in bounded memory.
+    goes on when it is started again. Those of web servers (https://) and hf:// are embedded in each run. Statistics are
+    gathered in float64, in bounded memory.
 
     Examples:
 
